@@ -1,0 +1,279 @@
+"""The claims, the criteria that judge them, our dated predictions, and every number that prose may quote.
+
+Criteria are written here and committed before the run that they judge. Tables in, verdicts and numbers out; no torch.
+"""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+
+import pandas as pd
+
+from statedepth import profiles
+
+THRESHOLD = 0.99  # accuracy in distribution at which a model enters an analysis
+MIN_SEEDS = 5  # seeds in every group for a verdict that is not provisional
+LATE_SHARE = 0.8  # share of seeds whose largest rise must be at the last block
+LEVEL = 0.05
+NAMES = {"transformer": "Transformer", "mamba": "Mamba", "mamba2": "Mamba-2", "lstm": "LSTM", "gru": "GRU"}
+TASK_NAMES = {"parity": "Parity", "dyck-2-4": "Dyck-(2,4)"}
+VERDICT_VARIABLE = {"parity": "state", "dyck-2-4": "top"}  # what a task's verdict is read from
+
+Tables = dict[str, pd.DataFrame]
+
+
+def task_name(task: str) -> str:
+    return TASK_NAMES.get(task, task)
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the paper and what became of it in its second version."""
+
+    notebook: str
+    number: int
+    title: str
+    v1: str
+    v2: str
+
+
+CLAIMS = {
+    claim.notebook: claim
+    for claim in (
+        Claim(
+            "flip",
+            1,
+            "The profile flips with the task",
+            "On Parity the state is concentrated late in Mamba and in the recurrent baselines and built gradually in "
+            "the Transformer; on bounded Dyck the pattern flips.",
+            "Holding inputs and positions fixed, changing only the supervised target moves the depth at which a "
+            "variable becomes readable; the taxonomy of tasks built on the flip is withdrawn.",
+        ),
+        Claim(
+            "s3_grouping",
+            2,
+            "S_3 groups with Parity",
+            "Non-commutative S_3 groups with Parity, not with Dyck, in all five architectures and in Mamba's Conv1D: "
+            "computation decides, not commutativity.",
+            "Withdrawn: a pre-registered test on three further task designs did not support it.",
+        ),
+        Claim(
+            "causal_necessity",
+            3,
+            "The readable direction is necessary",
+            "Ablating the linearly readable direction often destroys the task, and can do so beyond the training "
+            "lengths.",
+            "Not a necessity test: a probe refitted after the ablation gets its accuracy back in every cell; with INLP "
+            "the conclusion reverses.",
+        ),
+        Claim(
+            "pretrained_bottleneck",
+            4,
+            "Pretrained models have a bottleneck",
+            "Fine-tuned Pythia on Dyck has a strong bottleneck in its middle layers; pretrained Mamba has a readable "
+            "last layer and no single direction that breaks the task.",
+            "Where a variable is most readable and where deleting it does most damage are different layers in every "
+            "pretrained model.",
+        ),
+    )
+}
+
+# v1's figure: probe accuracy in per cent at L0..L3, read as sites 1..4 (our reading). The only published numbers.
+PUBLISHED_PROFILES = pd.DataFrame(
+    [
+        {"architecture": architecture, "task": task, "site": site, "published": value / 100}
+        for architecture, task, values in (
+            ("mamba", "parity", (55, 60, 71, 100)),
+            ("transformer", "parity", (55, 76, 98, 100)),
+            ("mamba", "dyck-2-4", (73, 100, 100, 100)),
+            ("transformer", "dyck-2-4", (100, 100, 100, 100)),
+        )
+        for site, value in enumerate(values, start=1)
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What we expected, and when we wrote it down; `key` names the part of the verdict that decides it."""
+
+    date: str
+    text: str
+    key: str
+    expected: bool
+
+
+PREDICTIONS = {
+    "flip": (
+        Prediction("2026-11-22", "Mamba flips: more concentrated than the Transformer on Parity, less on Dyck, and late on Parity.", "mamba.flips", True),
+        Prediction("2026-11-22", "Mamba-2 flips as Mamba does.", "mamba2.flips", True),
+        Prediction("2026-11-22", "The LSTM is not late on Parity: its first block already holds the state.", "lstm.late", False),
+        Prediction("2026-11-22", "The GRU is not late on Parity: its first block already holds the state.", "gru.late", False),
+        Prediction("2026-11-22", "By centre of mass there is no flip in Mamba: it is later than the Transformer on both tasks.", "mamba.centre_flips", False),
+    ),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Part:
+    """One sub-statement that a verdict is put together from."""
+
+    key: str
+    text: str
+    holds: bool | None  # None: could not be tested
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What code makes of a claim's tables."""
+
+    claim: str
+    scale: str  # formal | analogue | published checkpoint
+    outcome: str  # reproduced | partly | not reproduced | not tested
+    provisional: bool
+    reasons: list[str]  # in words, why the outcome is what it is
+    parts: list[Part] = field(default_factory=list)
+    deciding: list[dict[str, str]] = field(default_factory=list)  # {"label", "text"}: the numbers that decided
+
+    def record(self, profile: str) -> dict:
+        """The content of verdict.json, with the claim's wording beside it."""
+        claim = CLAIMS[self.claim]
+        return {**asdict(self), "title": claim.title, "v1": claim.v1, "v2": claim.v2, "profile": profile}
+
+
+# ---- claim 1 ------------------------------------------------------------------------------------------------------
+
+
+def contrasts(table: pd.DataFrame) -> pd.DataFrame:
+    """Every architecture against the Transformer: each index, on each task, and the interaction of the two.
+
+    From an `indices` table: models that passed only. `difference` is mean(a) - mean(Transformer) over seeds with its
+    Welch interval and `p` its exact one-sided permutation p in the direction that claim 1 gives the index: over 0 on
+    Parity, under 0 on Dyck, over 0 for the interaction (difference on Parity minus difference on Dyck, by seed). Spread
+    runs against concentration, so its directions are turned round. `p_holm` corrects over the family of all
+    architectures and tasks of one index (the interaction is a family of its own).
+    """
+    usable = table[table["passed"] & table["value"].notna()]
+    usable = usable[usable["variable"] == usable["task"].map(VERDICT_VARIABLE)]
+    rows = []
+    for (positions, index), cell in usable.groupby(["positions", "index"], sort=False):
+        seeds = {where: part.set_index("seed")["value"] for where, part in cell.groupby(["task", "architecture"])}
+
+        def of(task: str, architecture: str, seeds: dict = seeds) -> pd.Series:
+            return seeds.get((task, architecture), pd.Series(dtype=float))
+
+        def flip_of(architecture: str) -> pd.Series:
+            return (of("parity", architecture) - of("dyck-2-4", architecture)).dropna()  # noqa: B023 (used at once)
+
+        towards = -1 if index == "spread" else 1
+        for architecture in [a for a in NAMES if a != "transformer" and a in set(table["architecture"])]:
+            for task, sign, ours, theirs in (
+                ("parity", towards, of("parity", architecture), of("parity", "transformer")),
+                ("dyck-2-4", -towards, of("dyck-2-4", architecture), of("dyck-2-4", "transformer")),
+                ("interaction", towards, flip_of(architecture), flip_of("transformer")),
+            ):
+                interval = profiles.difference_interval(ours.to_numpy(), theirs.to_numpy())
+                rows.append(
+                    {
+                        "positions": positions,
+                        "index": index,
+                        "task": task,
+                        "architecture": architecture,
+                        "expected_sign": sign,
+                        "difference": interval.estimate,
+                        "low": interval.low,
+                        "high": interval.high,
+                        "n": interval.n,
+                        "p": profiles.permutation_p(ours.to_numpy(), theirs.to_numpy(), sign),
+                    }
+                )
+    result = pd.DataFrame(rows)
+    if len(result):
+        family = [result["positions"], result["index"], result["task"] == "interaction"]
+        result["p_holm"] = result.groupby(family)["p"].transform(lambda p: profiles.holm(p.to_numpy()))
+    return result
+
+
+def flip(tables: Tables) -> Verdict:
+    """Claim 1, from the `indices` table.
+
+    For each architecture a but the Transformer, with C the concentration of the pooled readability of the state (on
+    Dyck: the stack top), over the models that passed: C(a) - C(Transformer) is over 0 on Parity and under 0 on Dyck, and
+    on Parity the largest rise is at the last block in at least 80% of seeds. *Reproduced*: all architectures but the
+    Transformer, and all four were run; *partly*: some, named; *not reproduced*: none. *Not tested*: fewer than two
+    seeds passed for the Transformer, or for every other architecture, on one of the tasks.
+
+    "Over" means that the 95% interval excludes 0 and that the Holm-corrected exact permutation p is under .05. The p is
+    one-sided, since the claim gives the direction; at five seeds against five the least possible p of a family of
+    eight is .032. With fewer than `MIN_SEEDS` seeds in any group no p of the family could reach .05: the interval alone
+    decides, and the verdict says provisional.
+    """
+    table = tables["indices"]
+    found = contrasts(table)
+    pooled = found[found["positions"] == "pooled"] if len(found) else found
+    tested, flips, parts, deciding = [], [], [], []
+    provisional = bool(len(pooled) == 0 or pooled["n"].min() < MIN_SEEDS)
+    for architecture in NAMES:
+        if architecture == "transformer":
+            continue
+        name, rows = NAMES[architecture], pooled[pooled["architecture"] == architecture] if len(pooled) else pooled
+        if not len(rows):
+            parts.append(Part(f"{architecture}.flips", f"{name} flips against the Transformer", None))
+            continue
+
+        def over(task: str, index: str = "concentration", rows: pd.DataFrame = rows) -> bool | None:
+            chosen = rows[(rows["index"] == index) & (rows["task"] == task)]
+            if not len(chosen) or chosen["n"].iloc[0] < 2:
+                return None
+            row = chosen.iloc[0]
+            clear = row["low"] > 0 if row["expected_sign"] > 0 else row["high"] < 0  # never where there is no interval
+            return bool(clear and (provisional or row["p_holm"] < LEVEL))
+
+        on_parity, on_dyck = over("parity"), over("dyck-2-4")
+        on_last = table[(table["architecture"] == architecture) & (table["task"] == "parity")]
+        on_last = on_last.query("passed and positions == 'pooled' and index == 'concentration'")
+        late = (
+            bool((on_last["largest_site"] == on_last["last_site"]).mean() >= LATE_SHARE) if len(on_last) > 1 else None
+        )
+        flipped = None if None in (on_parity, on_dyck, late) else bool(on_parity and on_dyck and late)
+        parts += [
+            Part(f"{architecture}.flips", f"{name} flips against the Transformer", flipped),
+            Part(f"{architecture}.parity", f"{name} is more concentrated than the Transformer on Parity", on_parity),
+            Part(f"{architecture}.dyck", f"{name} is less concentrated than the Transformer on Dyck", on_dyck),
+            Part(f"{architecture}.late", f"{name} has its largest rise on Parity at the last block", late),
+        ]
+        for index in ("spread", "centre", "mean"):
+            both = over("parity", index), over("dyck-2-4", index)
+            holds = None if None in both else all(both)  # type: ignore[arg-type]
+            parts.append(Part(f"{architecture}.{index}_flips", f"{name} flips by the {index} index", holds))
+        if flipped is not None:
+            tested.append(architecture)
+            flips += [architecture] if flipped else []
+        for task in ("parity", "dyck-2-4"):
+            row = rows[(rows["index"] == "concentration") & (rows["task"] == task)]
+            if len(row):
+                label = f"C({name}) - C(Transformer) on {task_name(task)}"
+                deciding.append({"label": label, "text": _interval_text(row.iloc[0])})
+    others = [a for a in NAMES if a != "transformer"]
+    if not tested:
+        outcome, reasons = "not tested", ["Fewer than two seeds passed on one of the tasks in every comparison."]
+    elif flips == others:
+        outcome, reasons = "reproduced", ["All four architectures flip against the Transformer."]
+    elif flips:
+        names = " and ".join(NAMES[a] for a in flips)
+        outcome, reasons = (
+            "partly",
+            [f"Only {names} of the {len(tested)} architectures tested flips against the Transformer."],
+        )
+    else:
+        outcome, reasons = (
+            "not reproduced",
+            [f"None of the {len(tested)} architectures tested flips against the Transformer."],
+        )
+    return Verdict("flip", "formal", outcome, provisional, reasons, parts, deciding)
+
+
+def _interval_text(row: pd.Series) -> str:
+    return f"{row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f}, n = {row['n']:.0f})"
+
+
+CRITERIA: dict[str, Callable[[Tables], Verdict]] = {"flip": flip}

@@ -1,0 +1,389 @@
+"""One function per figure: tables in, a `Figure` out; no files, no torch. One theme, one colour per architecture."""
+
+from collections.abc import Callable
+
+import altair as alt
+import pandas as pd
+
+from statedepth import profiles
+from statedepth.claims import (
+    NAMES,
+    PUBLISHED_PROFILES,
+    THRESHOLD,
+    VERDICT_VARIABLE,
+    Tables,
+    contrasts,
+    task_name,
+)
+from statedepth.render import Figure
+
+# Okabe and Ito's palette: told apart with any colour vision, and in print.
+COLOURS = {"Transformer": "#0072B2", "Mamba": "#D55E00", "Mamba-2": "#E69F00", "LSTM": "#009E73", "GRU": "#CC79A7"}
+ARCHITECTURES = list(COLOURS)
+GREY = "#767676"
+FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
+READABILITY = "readability A′"
+
+
+def _theme(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
+    return (
+        chart.configure(font=FONT, background="transparent", padding=4)
+        .configure_view(stroke=None)
+        .configure_axis(labelFontSize=12, titleFontSize=12, titleFontWeight="normal", gridOpacity=0.35, domain=False)
+        .configure_header(labelFontSize=13, labelFontWeight="bold", title=None)
+        .configure_title(fontSize=13, anchor="start")
+        .configure_legend(labelFontSize=12, titleFontSize=12, titleFontWeight="normal", orient="top")
+    )
+
+
+def _colour(legend: bool = False) -> alt.Color:
+    scale = alt.Scale(domain=ARCHITECTURES, range=list(COLOURS.values()))
+    return alt.Color("name:N", scale=scale, legend=alt.Legend(title=None, orient="top") if legend else None)
+
+
+def _named(table: pd.DataFrame) -> pd.DataFrame:
+    """With the names that readers see: architecture, and task with its variable where it is not the verdict's."""
+    panel = [
+        task_name(task)
+        + ("" if variable == VERDICT_VARIABLE.get(task, variable) == "state" else f", {_variable(variable)}")
+        for task, variable in zip(table["task"], table["variable"], strict=True)
+    ]
+    return table.assign(name=table["architecture"].map(NAMES), panel=panel)
+
+
+def _variable(variable: str) -> str:
+    return {"top": "stack top", "state": "state"}.get(variable, variable)
+
+
+def _panels(table: pd.DataFrame) -> list[str]:
+    return list(dict.fromkeys(table["panel"]))
+
+
+def _over_seeds(table: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
+    """Mean and t interval of `value` over seeds, with n."""
+    rows = []
+    for keys, cell in table.groupby(by, sort=False):
+        interval = profiles.mean_interval(cell[value].dropna().to_numpy())
+        low = interval.low if interval.n > 1 else interval.estimate
+        high = interval.high if interval.n > 1 else interval.estimate
+        numbers = {"mean": interval.estimate, "low": low, "high": high, "n": interval.n}
+        rows.append({**dict(zip(by, keys, strict=True)), **numbers})
+    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n"])
+
+
+def _profiles(tables: Tables, passed: bool = True) -> pd.DataFrame:
+    table = _named(profiles.with_readability(tables["readability"]))
+    return table[table["passed"]] if passed else table
+
+
+def _counts(tables: Tables) -> pd.DataFrame:
+    """Per task and architecture: seeds that passed, and all."""
+    table = tables["models"].query("length == trained_length")
+    counts = table.groupby(["task", "architecture"], sort=False)["passed"].agg(["sum", "count"])
+    return counts.rename(columns={"sum": "n_passed", "count": "n_seeds"}).reset_index()
+
+
+def readability_map(tables: Tables) -> Figure:
+    """Which site can be read? Architecture by site, one panel per task and variable."""
+    table = _profiles(tables, passed=False).query("network == 'trained' and labels == 'task' and position == 0")
+    by = ["panel", "task", "variable", "architecture", "name", "site"]
+    means = _over_seeds(table[table["passed"]], by, "readability")
+    cells = (
+        table[by].drop_duplicates().merge(means, how="left", on=by).merge(_counts(tables), on=["task", "architecture"])
+    )
+    cells["row"] = cells["name"] + [
+        "" if a == b else f" ({a} of {b})" for a, b in zip(cells["n_passed"], cells["n_seeds"], strict=True)
+    ]
+    cells["text"] = [f"{100 * m:.0f}" if n else "╱╱╱" for m, n in zip(cells["mean"], cells["n"].fillna(0), strict=True)]
+    order = [row for name in ARCHITECTURES for row in dict.fromkeys(cells[cells["name"] == name]["row"])]
+    x = alt.X("site:O", title="site (0 = embedding, l = output of block l)", axis=alt.Axis(labelAngle=0))
+    panels = []
+    for panel in _panels(cells):
+        base = alt.Chart(cells[cells["panel"] == panel]).encode(x=x, y=alt.Y("row:N", sort=order, title=None))
+        fill = base.mark_rect(stroke="white", strokeWidth=2).encode(
+            color=alt.Color(
+                "mean:Q",
+                scale=alt.Scale(scheme="viridis", domain=[0, 1], clamp=True),
+                legend=alt.Legend(title=f"{READABILITY}: 0 = majority class, 1 = always right", gradientLength=180),
+            ),
+            tooltip=[
+                alt.Tooltip("name:N", title="architecture"),
+                "site:O",
+                alt.Tooltip("mean:Q", format=".3f", title=READABILITY),
+                alt.Tooltip("low:Q", format=".3f", title="95% from"),
+                alt.Tooltip("high:Q", format=".3f", title="to"),
+                alt.Tooltip("n:Q", title="seeds"),
+            ],
+        )
+        dark = "datum.n > 0 && datum.mean < 0.55"
+        label = base.mark_text(fontSize=12).encode(
+            text="text:N", color=alt.condition(dark, alt.value("white"), alt.value("#111"))
+        )
+        panels.append((fill + label).properties(title=panel, width=300, height=26 * cells["row"].nunique()))
+    alt_text = "Heat map of readability in per cent, architecture by site. " + _describe_rises(tables)
+    return Figure(_theme(alt.vconcat(*panels)), "flip.readability", alt_text, _describe_rises(tables))
+
+
+def _describe_rises(tables: Tables) -> str:
+    """In words, from the table: where each architecture has its largest rise."""
+    sentences = []
+    table = tables["indices"].query("passed and positions == 'pooled' and index == 'concentration'")
+    for task, part in table.groupby("task", sort=False):
+        part = part[part["variable"] == VERDICT_VARIABLE.get(str(task), part["variable"].iloc[0])]
+        blocks: dict[str, list[str]] = {}
+        for architecture, cell in part.groupby("architecture", sort=False):
+            sites = sorted(set(cell["largest_site"]))
+            where = "no site" if sites == [0] else "block " + " or ".join(str(s) for s in sites if s)
+            blocks.setdefault(where, []).append(NAMES[str(architecture)])
+        text = "; ".join(f"{where} in {', '.join(names)}" for where, names in sorted(blocks.items()))
+        sentences.append(f"{task_name(str(task))}: the largest rise is at {text}.")
+    return " ".join(sentences)
+
+
+def profile_lines(tables: Tables) -> Figure:
+    """How sure is each profile, and what do its baselines reach?"""
+    table = _profiles(tables)
+    pooled = table[table["position"] == 0]
+    by = ["panel", "name", "site"]
+    kinds = {
+        "state": pooled.query("network == 'trained' and labels == 'task'"),
+        "untrained network": pooled.query("network == 'untrained'"),
+        "control labels": pooled.query("labels == 'control'"),
+    }
+    lines = pd.concat([_over_seeds(part, by, "readability").assign(kind=kind) for kind, part in kinds.items()])
+    floors = _floors(tables, pooled)
+    panels = []
+    for panel in _panels(pooled):
+        row = []
+        for name in [a for a in ARCHITECTURES if a in set(pooled["name"])]:
+            here = lines[(lines["panel"] == panel) & (lines["name"] == name)]
+            floor = floors[floors["panel"] == panel]
+            row.append(_profile_panel(here, floor, name, first=not row, title=panel))
+        panels.append(alt.hconcat(*row, spacing=8))
+    caption = (
+        "Readability of the state at each site (colour; band: pointwise 95% t interval over seeds) beside what an "
+        "untrained network (grey), meaningless control labels (grey, dotted) and the last 3l+1 tokens with the position "
+        "(black, dashed; exact Bayes) allow at the same site."
+    )
+    return Figure(_theme(alt.vconcat(*panels)), "flip.profiles", f"{caption} {_describe_rises(tables)}", caption)
+
+
+def _floors(tables: Tables, pooled: pd.DataFrame) -> pd.DataFrame:
+    """Bayes and position-only baselines on the scale of readability."""
+    majority = pooled.query("labels == 'task'").groupby(["panel", "task", "variable"])["majority"].mean().reset_index()
+    floors = tables["baselines"].query("position == 0").merge(majority, on=["task", "variable"])
+    for kind in ("bayes_window", "position_only"):
+        floors[kind] = (floors[kind] - floors["majority"]) / (1 - floors["majority"])
+    return floors
+
+
+def _profile_panel(lines: pd.DataFrame, floor: pd.DataFrame, name: str, first: bool, title: str) -> alt.LayerChart:
+    x = alt.X("site:O", title=None, axis=alt.Axis(labelAngle=0, grid=False))
+    axis = alt.Axis(title=READABILITY if first else None, labels=first, values=[0, 0.5, 1])
+    y = alt.Y("mean:Q", scale=alt.Scale(domain=[-0.15, 1.1], clamp=True), axis=axis)
+    state = alt.Chart(lines[lines["kind"] == "state"]).encode(x=x)
+    tooltip = ["kind:N", "site:O", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("mean", "low", "high")), "n:Q"]
+    other = alt.Chart(lines[lines["kind"] != "state"])
+    layers = [
+        state.mark_area(color=COLOURS[name], opacity=0.25).encode(y=alt.Y("low:Q", axis=axis), y2="high:Q"),
+        other.mark_line(color=GREY, point={"color": GREY, "size": 12}).encode(
+            x=x,
+            y=y,
+            tooltip=tooltip,
+            detail="kind:N",
+            strokeDash=alt.StrokeDash("kind:N", scale=alt.Scale(range=[[2, 2], [1, 0]]), legend=None),
+        ),
+        alt.Chart(floor)
+        .mark_line(color="#333", strokeDash=[6, 3])
+        .encode(x=x, y=alt.Y("bayes_window:Q", axis=axis), tooltip=[alt.Tooltip("bayes_window:Q", format=".3f")]),
+        state.mark_line(color=COLOURS[name], strokeWidth=2.5, point={"color": COLOURS[name]}).encode(
+            y=y, tooltip=tooltip
+        ),
+    ]
+    heading = alt.TitleParams(name, subtitle=title if first else " ", color=COLOURS[name], subtitleFontSize=12)
+    return alt.layer(*layers).properties(width=104, height=110, title=heading)
+
+
+def by_position(tables: Tables) -> Figure:
+    """Is the state read at every position, or only where the window still reaches the first token?"""
+    table = _profiles(tables).query("network == 'trained' and labels == 'task' and position > 0")
+    table = table[table["variable"] == table["task"].map(VERDICT_VARIABLE).fillna(table["variable"])]
+    cells = _over_seeds(table, ["panel", "name", "site", "position"], "own_accuracy")
+    edge = pd.DataFrame({"site": sorted(cells["site"].unique())}).assign(position=lambda t: 3 * t["site"] + 1)
+    edge = edge[edge["position"] < cells["position"].max()]
+    ticks = [p for p in (1, 5, 10, 15, 20, 25, 30, 35, 40) if p <= cells["position"].max()]
+    columns = []
+    for panel in _panels(table):
+        rows = []
+        for name in [a for a in ARCHITECTURES if a in set(cells["name"])]:
+            here = cells[(cells["panel"] == panel) & (cells["name"] == name)]
+            y = alt.Y("site:O", sort="descending", title="site")
+            x = alt.X("position:O", title=None, axis=alt.Axis(labelAngle=0, values=ticks))
+            fill = (
+                alt.Chart(here)
+                .mark_rect()
+                .encode(
+                    x=x,
+                    y=y,
+                    color=alt.Color(
+                        "mean:Q",
+                        scale=alt.Scale(scheme="viridis", domain=[0.4, 1], clamp=True),
+                        legend=alt.Legend(title="accuracy of a probe fitted at that position", gradientLength=180),
+                    ),
+                    tooltip=["site:O", "position:O", alt.Tooltip("mean:Q", format=".3f"), "n:Q"],
+                )
+            )
+            mark = alt.Chart(edge).mark_text(text="▏", color="white", fontSize=17, dx=8).encode(x=x, y=y)
+            title = alt.TitleParams(f"{name} · {panel}", color=COLOURS[name])
+            rows.append((fill + mark).properties(width=270, height=76, title=title))
+        columns.append(alt.vconcat(*rows))
+    caption = (
+        "Accuracy of a probe fitted at one position alone, by site and position, mean over seeds. Left of the white bar "
+        "the last 3l+1 tokens still reach the start of the string, so that no running state is needed there."
+    )
+    return Figure(_theme(alt.hconcat(*columns)), "flip.by_position", caption, caption)
+
+
+def index_contrasts(tables: Tables) -> Figure:
+    """Does an architecture change side of the Transformer when the task changes? Four indices, two tasks."""
+    found = contrasts(tables["indices"])
+    found = found[(found["positions"] == "pooled") & (found["task"] != "interaction")].dropna(subset=["difference"])
+    found = found.assign(
+        name=found["architecture"].map(NAMES),
+        task=found["task"].map(task_name),
+        low=found["low"].fillna(found["difference"]),
+        high=found["high"].fillna(found["difference"]),
+    )
+    panels = []
+    for index, meaning in profiles.INDICES.items():
+        here = found[found["index"] == index]
+        y = alt.Y("name:N", sort=ARCHITECTURES, title=None, scale=alt.Scale(paddingInner=0.3))
+        offset = alt.YOffset("task:N", sort=[task_name("parity"), task_name("dyck-2-4")])
+        base = alt.Chart(here).encode(y=y, yOffset=offset, color=_colour())
+        title = f"{index}: {meaning}"
+        x = alt.X("difference:Q", title="architecture minus Transformer")
+        layers = [
+            alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=GREY).encode(x=alt.X("zero:Q", title=None)),
+            base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=None), x2="high:Q"),
+            base.mark_point(size=70, strokeWidth=2).encode(
+                x=x,
+                shape=alt.Shape("task:N", legend=alt.Legend(title=None, symbolStrokeColor=GREY)),
+                fill=alt.Fill(
+                    "task:N",
+                    scale=alt.Scale(range=["white", GREY], domain=[task_name("dyck-2-4"), task_name("parity")]),
+                    legend=None,
+                ),
+                tooltip=[
+                    "name:N",
+                    "task:N",
+                    *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("difference", "low", "high")),
+                    alt.Tooltip("p:Q", format=".3f", title="one-sided p"),
+                    alt.Tooltip("p_holm:Q", format=".3f", title="Holm"),
+                    "n:Q",
+                ],
+            ),
+        ]
+        panels.append(alt.layer(*layers).properties(width=230, height=150, title=title))
+    grid = alt.vconcat(alt.hconcat(*panels[:2]), alt.hconcat(*panels[2:]))
+    caption = (
+        "Each index, architecture minus Transformer, with pointwise 95% Welch intervals over seeds. A flip is a pair of "
+        "marks on two sides of zero; whether there is one depends on the index."
+    )
+    return Figure(_theme(grid), "flip.indices", caption, caption)
+
+
+def published(tables: Tables) -> Figure:
+    """The sixteen published numbers beside ours, same sites, same scale."""
+    table = _profiles(tables).query("network == 'trained' and labels == 'task' and position == 0 and site > 0")
+    table = table[table["variable"] == table["task"].map(VERDICT_VARIABLE)]
+    ours = _over_seeds(table, ["task", "architecture", "site"], "accuracy")
+    both = PUBLISHED_PROFILES.merge(ours, how="inner", on=["task", "architecture", "site"])
+    panels = []
+    for (architecture, task), here in both.groupby(["architecture", "task"], sort=False):
+        name = NAMES[str(architecture)]
+        x = alt.X("site:O", title="site", axis=alt.Axis(labelAngle=0))
+        y = alt.Y("mean:Q", title="probe accuracy", scale=alt.Scale(domain=[0.4, 1.02]), axis=alt.Axis(format="%"))
+        base = alt.Chart(here).encode(x=x)
+        tooltip = [
+            "site:O",
+            alt.Tooltip("published:Q", format=".0%"),
+            alt.Tooltip("mean:Q", format=".1%", title="ours"),
+            "n:Q",
+        ]
+        last = here[here["site"] == here["site"].min()]
+        layers = [
+            base.mark_area(opacity=0.25, color=COLOURS[name]).encode(y=alt.Y("low:Q", title=None), y2="high:Q"),
+            base.mark_line(color=COLOURS[name], point={"color": COLOURS[name]}).encode(y=y, tooltip=tooltip),
+            base.mark_line(color=GREY, strokeDash=[5, 3], point={"color": GREY, "shape": "diamond"}).encode(
+                y=alt.Y("published:Q", title=None), tooltip=tooltip
+            ),
+            alt.Chart(last)
+            .mark_text(align="left", dx=8, dy=12, color=GREY, text="published")
+            .encode(x=x, y="published:Q"),
+            alt.Chart(last)
+            .mark_text(align="left", dx=8, dy=-8, color=COLOURS[name], text="ours")
+            .encode(x=x, y="mean:Q"),
+        ]
+        title = alt.TitleParams(f"{name} · {task_name(str(task))}", color=COLOURS[name])
+        panels.append(alt.layer(*layers).properties(width=220, height=130, title=title))
+    rows = [alt.hconcat(*panels[i : i + 2]) for i in range(0, len(panels), 2)]
+    caption = (
+        "The only published numbers of the paper (grey, dashed; its L0 to L3 read as sites 1 to 4) beside ours (colour; "
+        "mean and 95% t interval over seeds). The settings behind the published ones are not known."
+    )
+    return Figure(_theme(alt.vconcat(*rows)), "flip.published", caption, caption)
+
+
+def accuracies(tables: Tables) -> Figure:
+    """Did every model learn its task, and how far beyond the training length does it go?"""
+    table = tables["models"].assign(name=tables["models"]["architecture"].map(NAMES))
+    table = table.assign(
+        times=table["length"] / table["trained_length"], state=table["passed"].map({True: "passed", False: "failed"})
+    )
+    panels = []
+    for task, here in table.groupby("task", sort=False):
+        x = alt.X("times:O", title="length, in training lengths", axis=alt.Axis(labelAngle=0, format=".1~f"))
+        dots = (
+            alt.Chart(here)
+            .mark_point(size=45, strokeWidth=1.6, opacity=0.9)
+            .encode(
+                x=x,
+                xOffset=alt.XOffset("name:N", sort=ARCHITECTURES),
+                y=alt.Y("accuracy:Q", title="accuracy", scale=alt.Scale(zero=False), axis=alt.Axis(format="%")),
+                color=_colour(legend=True),
+                shape=alt.Shape(
+                    "state:N",
+                    scale=alt.Scale(domain=["passed", "failed"], range=["circle", "cross"]),
+                    legend=alt.Legend(title=None),
+                ),
+                tooltip=["name:N", "seed:O", "length:Q", alt.Tooltip("accuracy:Q", format=".2%"), "state:N"],
+            )
+        )
+        rule = (
+            alt.Chart(pd.DataFrame({"threshold": [THRESHOLD]}))
+            .mark_rule(color=GREY, strokeDash=[4, 3])
+            .encode(y="threshold:Q")
+        )
+        panels.append((rule + dots).properties(width=255, height=190, title=task_name(str(task))))
+    caption = (
+        "Accuracy of every trained model (one mark per seed) at its training length and beyond. A model enters the analysis "
+        f"at {THRESHOLD:.0%} or more at its training length (dashed); one below it is drawn as a cross and counted as failed."
+    )
+    return Figure(_theme(alt.hconcat(*panels)), "flip.accuracies", caption, caption)
+
+
+CHARTS: dict[str, dict[str, Callable[[Tables], Figure]]] = {
+    "flip": {
+        "readability": readability_map,
+        "profiles": profile_lines,
+        "by_position": by_position,
+        "indices": index_contrasts,
+        "published": published,
+        "accuracies": accuracies,
+    }
+}
+
+
+def charts(notebook: str, tables: Tables) -> dict[str, Figure]:
+    """Every figure of a notebook, drawn from its tables."""
+    return {name: draw(tables) for name, draw in CHARTS.get(notebook, {}).items()}

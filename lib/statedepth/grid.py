@@ -1,0 +1,174 @@
+"""Many cells: trained or loaded, measured in parallel, and never done twice.
+
+A run whose hash names a published checkpoint is loaded; else one in the cache is; any other is trained and cached.
+Measurements are cached under a hash of the cell, the weights and the code that measures.
+"""
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import joblib
+import pandas as pd
+import torch
+from tqdm import tqdm
+
+from statedepth import probes, training
+from statedepth.files import write_whole
+from statedepth.models import ModelSpec
+from statedepth.probes import ProbeSettings
+from statedepth.training import Run, Trained
+
+ROOT = Path(__file__).resolve().parents[2]
+PUBLISHED = ROOT / "book" / "data" / "checkpoints"
+CACHE = Path(os.environ.get("STATEDEPTH_CACHE", ROOT / ".cache"))
+
+
+def pick_device(device: str) -> str:
+    """`auto` is CUDA where there is one, else the CPU. ValueError for a device that is unknown or not there."""
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device not in ("cpu", "cuda"):
+        raise ValueError(f"device={device!r}: must be auto, cpu or cuda")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("device='cuda': no CUDA device is here; use device='auto' or 'cpu'")
+    return device
+
+
+def cross(
+    tasks: Sequence[str],
+    architectures: Sequence[str],
+    seeds: Sequence[int],
+    d_model: int,
+    n_layers: int,
+    **train: Any,
+) -> list[Run]:
+    """Every task with every architecture and seed, each by its architecture's recipe with the changes in `train`.
+
+    Raises ValueError, before anything is computed, for an empty list, a repeated entry, and any value that the specs
+    refuse.
+    """
+    for name, values in (("tasks", tasks), ("architectures", architectures), ("seeds", seeds)):
+        if not values:
+            raise ValueError(f"{name}=[]: must name at least one")
+        if len(set(values)) < len(values):
+            raise ValueError(f"{name}={list(values)}: names one more than once; remove the repetition")
+    runs = []
+    for task in tasks:
+        for family in architectures:
+            spec = training.recipe(family, **train)
+            positions = max(ModelSpec.n_positions, training.lengths_beyond(spec.length)[-1])
+            for seed in seeds:
+                model = ModelSpec(family, d_model=d_model, n_layers=n_layers, n_positions=positions, seed=seed)
+                runs.append(Run(task, model, spec))
+    return runs
+
+
+def source(run: Run) -> str | None:
+    """Where the weights of this run are: published, cached, or nowhere yet (None)."""
+    for name, folder in (("published", PUBLISHED), ("cached", CACHE / "checkpoints")):
+        if (folder / f"{run.key}.json").exists():
+            return name
+    return None
+
+
+def fetch(run: Run, device: str = "cpu") -> Trained:
+    """Load a run that `obtain` has made sure of. Raises as `training.load` does."""
+    return training.load(run, PUBLISHED if source(run) == "published" else CACHE / "checkpoints", device)
+
+
+def obtain(runs: Sequence[Run], device: str = "cpu", workers: int = 0) -> dict[Run, str]:
+    """Make sure that every run is trained, and say for each where it came from: published, cached or trained.
+
+    What is missing is trained in parallel, one thread each, resuming where an earlier attempt was killed.
+    """
+    found = {run: source(run) or "trained" for run in runs}
+    missing = [run for run, where in found.items() if where == "trained"]
+    if missing:
+        # The slowest first, so that no core ends up alone with it.
+        missing.sort(key=lambda run: -run.train.steps * run.train.length)
+        _parallel(_train, [(run, CACHE / "checkpoints", device) for run in missing], workers, "training")
+    return found
+
+
+def _train(run: Run, folder: Path, device: str) -> str:
+    training.train(run, folder, device, progress=False)
+    return run.key
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One measurement of one model: its hash names its cache entry."""
+
+    run: Run
+    variable: str
+    length: int  # tokens of the sequences that are measured
+    probes: ProbeSettings
+
+
+def measure(cells: Sequence[Cell], device: str = "cpu", workers: int = 0) -> list[pd.DataFrame]:
+    """`probes.profile` of every cell, in order."""
+    return _cached(_profile, cells, device, workers, "probing")
+
+
+def _profile(cell: Cell, device: str) -> pd.DataFrame:
+    return probes.profile(fetch(cell.run, device), cell.variable, cell.length, cell.probes)
+
+
+def _cached(
+    function: Callable[[Any, str], pd.DataFrame], cells: Sequence[Cell], device: str, workers: int, label: str
+) -> list[pd.DataFrame]:
+    paths = [CACHE / "tables" / f"{function.__name__.strip('_')}-{_digest(cell)}.parquet" for cell in cells]
+    todo = [(function, cell, path, device) for cell, path in zip(cells, paths, strict=True) if not path.exists()]
+    _parallel(_measure_one, todo, workers, label)
+    return [pd.read_parquet(path) for path in paths]
+
+
+def _measure_one(function: Callable[[Any, str], pd.DataFrame], cell: Cell, path: Path, device: str) -> str:
+    table = function(cell, device)
+    write_whole(path, lambda draft: table.to_parquet(draft, index=False))
+    return f"{cell.run.key} {cell.variable}"
+
+
+def _digest(cell: Cell) -> str:
+    weights = (PUBLISHED if source(cell.run) == "published" else CACHE / "checkpoints") / f"{cell.run.key}.json"
+    text = json.dumps(asdict(cell), sort_keys=True) + json.loads(weights.read_text())["sha256"] + _code_digest()
+    return hashlib.sha256(text.encode()).hexdigest()[:20]
+
+
+@cache
+def _code_digest() -> str:
+    """Of every module that a measurement runs through: a number is never older than the code that makes it."""
+    names = ("tasks", "scan", "models", "training", "stream", "probes")
+    return hashlib.sha256(b"".join((Path(__file__).parent / f"{n}.py").read_bytes() for n in names)).hexdigest()
+
+
+def _parallel(function: Callable[..., str], items: Sequence[tuple], workers: int, label: str) -> None:
+    """Run `function(*item)` for all items over processes, under a bar that says what is done and what is left.
+
+    Within `joblib.parallel_config(backend="dask")` the same call spreads over a Dask cluster.
+    """
+    if not items:
+        return
+    workers = workers or os.cpu_count() or 1
+    jobs: Iterable[str]
+    if workers == 1 or len(items) == 1:
+        jobs = (function(*item) for item in items)
+    else:
+        pool = joblib.Parallel(n_jobs=min(workers, len(items)), return_as="generator_unordered")
+        jobs = pool(joblib.delayed(_one_thread)(function, *item) for item in items)
+    with tqdm(total=len(items), desc=label, unit="cell", file=sys.stderr, mininterval=1) as bar:
+        for done in jobs:
+            bar.set_postfix_str(f"done {done}")
+            bar.update()
+
+
+def _one_thread(function: Callable[..., str], *item: Any) -> str:
+    torch.set_num_threads(1)
+    return function(*item)

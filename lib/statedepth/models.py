@@ -1,0 +1,194 @@
+"""Five architectures behind one interface: `build` a `ModelSpec`, then `blocks(model)` and `logits(model, tokens)`."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+
+from statedepth import scan
+
+FAMILIES = ("transformer", "mamba", "mamba2", "lstm", "gru")
+
+scan.install()
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One model before training. `d_model` is Mamba's width; the other families derive theirs from it.
+
+    Raises ValueError for a value outside the ranges of `_check`.
+    """
+
+    family: str  # transformer | mamba | mamba2 | lstm | gru
+    d_model: int = 64  # features
+    n_layers: int = 4  # blocks
+    d_state: int = 8  # state size N per channel (mamba) or head (mamba2)
+    d_conv: int = 4  # taps of the short convolution (mamba, mamba2)
+    n_heads: int = 4  # attention heads (transformer), SSM heads (mamba2)
+    n_positions: int = 128  # learned positions (transformer), beside rotary; 0 = rotary alone
+    seed: int = 0  # of the initial weights and of the training data
+
+    def __post_init__(self) -> None:
+        if self.family not in FAMILIES:
+            raise ValueError(f"family={self.family!r}: must be one of {', '.join(FAMILIES)}")
+        for name, low, high in (
+            ("d_model", 8, 512),
+            ("n_layers", 1, 32),
+            ("d_state", 1, 128),
+            ("d_conv", 1, 8),
+            ("n_heads", 1, 16),
+            ("n_positions", 0, 65536),
+            ("seed", 0, 2**31 - 1),
+        ):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+                raise ValueError(f"{name}={value!r}: must be a whole number from {low} to {high}")
+
+    @property
+    def width(self) -> int:
+        """Features D of this family's stream: the width whose blocks come nearest to the size of Mamba's at `d_model`.
+
+        At equal width the families differ by a factor of two in parameters. From d_model = 32 on, whole models agree
+        within 25%. Heads share the features evenly; rotary positions need an even number of them per head.
+        """
+        if self.family == "mamba":
+            return self.d_model
+        unit = {"transformer": 2 * self.n_heads, "mamba2": self.n_heads // math.gcd(self.n_heads, 2)}.get(
+            self.family, 2
+        )
+        goal = block_parameters(replace(self, family="mamba"), self.d_model)
+        widths = range(unit, 2 * self.d_model + unit, unit)
+        return min(widths, key=lambda width: abs(block_parameters(self, width) - goal))
+
+
+def block_parameters(spec: ModelSpec, width: int) -> int:
+    """Parameters of one block of this family at this width."""
+    inner, n, heads = 2 * width, spec.d_state, spec.n_heads
+    if spec.family == "mamba":
+        rank = math.ceil(width / 16)
+        projections = width * 2 * inner + inner * (rank + 2 * n) + rank * inner + inner + inner * width
+        return projections + inner * (spec.d_conv + 1) + inner * n + inner + width
+    if spec.family == "mamba2":
+        conv = inner + 2 * n
+        return width * (inner + conv + heads) + conv * (spec.d_conv + 1) + 3 * heads + inner + inner * width + width
+    if spec.family == "transformer":
+        return 12 * width**2 + 13 * width
+    gates = {"lstm": 4, "gru": 3}[spec.family]
+    return gates * (2 * width**2 + 2 * width)
+
+
+class RecurrentStack(nn.Module):
+    """One-layer LSTM or GRU modules in a row (a multi-layer `nn.LSTM` has nothing to hook); no residual stream."""
+
+    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU], vocab_size: int, width: int, n_layers: int) -> None:
+        super().__init__()
+        self.embeddings = nn.Embedding(vocab_size, width)
+        self.layers = nn.ModuleList([kind(width, width, batch_first=True) for _ in range(n_layers)])
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        h = self.embeddings(tokens)
+        for layer in self.layers:
+            h, _ = layer(h)
+        return h
+
+
+class Tracker(nn.Module):
+    """A backbone that maps (B, T) tokens to (B, T, D), and a linear head that reads the state from it.
+
+    With learned positions (Transformer: without them it does not learn S_3), a position vector is added to each token's
+    embedding. Raises ValueError for more tokens than there are positions.
+    """
+
+    def __init__(self, backbone: nn.Module, width: int, n_outputs: int, n_positions: int = 0) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head = nn.Linear(width, n_outputs)
+        self.positions = nn.Embedding(n_positions, width) if n_positions else None
+        if self.positions is not None:
+            nn.init.normal_(self.positions.weight, std=0.02)  # as GPT-NeoX's own embedding
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        if isinstance(self.backbone, RecurrentStack):
+            return self.head(self.backbone(tokens))
+        embedded = self.backbone.get_input_embeddings()(tokens)
+        if self.positions is not None:
+            length = tokens.shape[1]
+            if length > self.positions.num_embeddings:
+                raise ValueError(
+                    f"{length} tokens: this model has n_positions={self.positions.num_embeddings}; use shorter sequences"
+                )
+            embedded = embedded + self.positions.weight[:length]
+        return self.head(self.backbone(inputs_embeds=embedded, use_cache=False).last_hidden_state)
+
+
+def _backbone(spec: ModelSpec, vocab_size: int) -> nn.Module:
+    if spec.family == "lstm":
+        return RecurrentStack(nn.LSTM, vocab_size, spec.width, spec.n_layers)
+    if spec.family == "gru":
+        return RecurrentStack(nn.GRU, vocab_size, spec.width, spec.n_layers)
+    common: dict[str, Any] = {
+        "vocab_size": vocab_size,
+        "hidden_size": spec.width,
+        "num_hidden_layers": spec.n_layers,
+        "bos_token_id": None,
+        "eos_token_id": None,
+        "pad_token_id": None,
+        "use_cache": False,
+    }
+    if spec.family == "transformer":
+        config = transformers.GPTNeoXConfig(
+            **common,
+            num_attention_heads=spec.n_heads,
+            intermediate_size=4 * spec.width,
+            rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0},
+            attn_implementation="sdpa",
+        )
+        return transformers.GPTNeoXModel(config)
+    if spec.family == "mamba":
+        return transformers.MambaModel(
+            transformers.MambaConfig(**common, state_size=spec.d_state, conv_kernel=spec.d_conv)
+        )
+    return transformers.Mamba2Model(
+        transformers.Mamba2Config(
+            **common,
+            state_size=spec.d_state,
+            conv_kernel=spec.d_conv,
+            num_heads=spec.n_heads,
+            head_dim=2 * spec.width // spec.n_heads,
+            n_groups=1,
+            chunk_size=32,  # the default of 256 pads short sequences
+        )
+    )
+
+
+def build(spec: ModelSpec, vocab_size: int, n_outputs: int) -> Tracker:
+    """A new model whose weights depend on `spec` alone; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(spec.seed)
+        positions = spec.n_positions if spec.family == "transformer" else 0
+        return Tracker(_backbone(spec, vocab_size), spec.width, n_outputs, positions)
+
+
+def blocks(model: nn.Module) -> Sequence[nn.Module]:
+    """The L blocks in order; hooks on them define the sites of `stream`. ValueError for a model that has none."""
+    for path in ("backbone", "gpt_neox", "model"):
+        layers = getattr(getattr(model, path, None), "layers", None)
+        if layers is not None:
+            return list(layers)
+    raise ValueError(
+        f"{type(model).__name__} has no blocks that are known here: no .backbone.layers or .gpt_neox.layers"
+    )
+
+
+def logits(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
+    """(B, T, n_outputs) for (B, T) int64 tokens."""
+    return model(tokens)
+
+
+def n_parameters(model: nn.Module) -> int:
+    """All parameters, the embedding and the head among them."""
+    return sum(p.numel() for p in model.parameters())

@@ -1,0 +1,240 @@
+"""What a notebook needs around its science: checked parameters, files written whole, the run block, the comparison."""
+
+import ast
+import datetime
+import html
+import platform
+import re
+import subprocess
+import time
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+import yaml
+
+from statedepth import claims, grid, tables
+from statedepth.grid import ROOT
+
+NOTEBOOKS = ROOT / "notebooks"
+PLACES = {"device", "workers", "out"}  # parameters that say where to compute, not what
+SHOWN_VERSIONS = ("torch", "transformers", "scikit-learn", "numpy", "pandas", "altair", "statedepth")
+_BUILTIN = {"In", "Out", "exit", "quit", "get_ipython", "open"}  # what IPython itself puts into a notebook's globals
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a notebook's parameters cell: `name: type = default  # meaning`."""
+
+    name: str
+    type: Any
+    default: Any
+    meaning: str
+
+
+def known() -> list[str]:
+    """Names of the notebooks that can be run."""
+    return sorted(path.stem for path in NOTEBOOKS.glob("*.py"))
+
+
+def source_of(notebook: str) -> Path:
+    """The Jupytext file of a notebook; ValueError, with the known names, for any other name."""
+    if notebook not in known():
+        raise ValueError(f"notebook={notebook!r}: known notebooks are {', '.join(known())}")
+    return NOTEBOOKS / f"{notebook}.py"
+
+
+def declared(notebook: str) -> dict[str, Parameter]:
+    """The parameters of a notebook, read from its source."""
+    cell = re.search(r'# %%[^\n]*"parameters"[^\n]*\n(.*?)(?=\n# %%)', source_of(notebook).read_text(), re.S)
+    assert cell, f"{notebook} has no cell tagged parameters"
+    lines = cell[1].splitlines()
+    found = {}
+    for node in ast.parse(cell[1]).body:
+        assert isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and node.value
+        kind = eval(
+            ast.unparse(node.annotation),
+            {"__builtins__": {"list": list, "str": str, "int": int, "float": float, "bool": bool}},
+        )
+        meaning = lines[(node.end_lineno or 1) - 1].partition("#")[2].strip()
+        found[node.target.id] = Parameter(node.target.id, kind, ast.literal_eval(node.value), meaning)
+    return found
+
+
+def profile_values(notebook: str, profile: str) -> dict[str, Any]:
+    """What a profile changes: nothing for `paper`; else the content of notebooks/profiles/PROFILE/NOTEBOOK.yaml."""
+    if profile == "paper":
+        return {}
+    path = NOTEBOOKS / "profiles" / profile / f"{notebook}.yaml"
+    if not path.exists():
+        others = sorted(p.parent.name for p in NOTEBOOKS.glob(f"profiles/*/{notebook}.yaml"))
+        raise ValueError(f"profile={profile!r}: known profiles of {notebook} are {', '.join(['paper', *others])}")
+    return yaml.safe_load(path.read_text()) or {}
+
+
+def check(notebook: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """All parameters of a notebook with `values` in place of defaults, each of its declared type.
+
+    Text is read as YAML where another type is declared (papermill's -p passes lists as text). Raises ValueError for an
+    unknown name, with all known ones, and for a wrong type, with what the parameter means.
+    """
+    parameters = declared(notebook)
+    checked = {name: parameter.default for name, parameter in parameters.items()}
+    for name, value in values.items():
+        if name not in parameters:
+            listing = ", ".join(f"{p.name}: {_type_name(p.type)}" for p in parameters.values())
+            raise ValueError(f"{name}: not a parameter of {notebook}; known are {listing}")
+        checked[name] = _as_type(parameters[name], value)
+    return checked
+
+
+def _type_name(kind: Any) -> str:
+    return str(kind) if isinstance(kind, types.GenericAlias) else kind.__name__
+
+
+def _as_type(parameter: Parameter, value: Any) -> Any:
+    kind = parameter.type
+    parsed = value
+    if isinstance(value, str) and kind is not str:
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError:
+            parsed = value
+    if kind is float and isinstance(parsed, int) and not isinstance(parsed, bool):
+        parsed = float(parsed)
+    fits = type(parsed) is (typing.get_origin(kind) or kind)
+    if fits and isinstance(parsed, list):
+        fits = all(type(item) is typing.get_args(kind)[0] for item in parsed)
+    if not fits:
+        raise ValueError(f"{parameter.name}={value!r}: must be {_type_name(kind)} ({parameter.meaning})")
+    return parsed
+
+
+@dataclass
+class Session:
+    """One run of one notebook: its checked parameters, its tables so far, and where they are written."""
+
+    notebook: str
+    values: dict[str, Any]
+    out: Path
+    device: str
+    started: float
+    tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    @property
+    def profile(self) -> str:
+        """`paper` or `quick` where what is computed has exactly those parameters, else `custom`."""
+        computed = {k: v for k, v in self.values.items() if k not in PLACES}
+        for profile in ("paper", "quick"):
+            try:
+                wanted = check(self.notebook, profile_values(self.notebook, profile))
+            except ValueError:
+                continue
+            if computed == {k: v for k, v in wanted.items() if k not in PLACES}:
+                return profile
+        return "custom"
+
+    def write(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
+        """Check and write a table; from here on figures and numbers read what was written."""
+        tables.write(table, name, self.out)
+        self.tables[name] = tables.read_folder(self.out)[name]
+        return self.tables[name]
+
+    def finish(self) -> dict[str, Any]:
+        """Write verdict.json, then run.json: a folder with a run.json is a whole run."""
+        verdict = claims.CRITERIA[self.notebook](self.tables).record(self.profile)
+        tables.write_record(verdict, "verdict", self.out)
+        run = {
+            "notebook": self.notebook,
+            "profile": self.profile,
+            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "commit": _commit(),
+            "device": _device_name(self.device),
+            "wall_time_s": round(time.time() - self.started, 1),
+            "parameters": {k: v for k, v in self.values.items() if k != "out"},
+            "versions": {"python": platform.python_version(), **{name: version(name) for name in SHOWN_VERSIONS}},
+        }
+        tables.write_record(run, "run", self.out)
+        return run
+
+
+def begin(notebook: str, namespace: Mapping[str, Any]) -> Session:
+    """Check the parameters that a notebook was given, before anything is computed; call it with `globals()`.
+
+    Names that were set but never declared are refused too, so that a plain papermill run cannot misspell one in
+    silence. Raises ValueError as `check` and `grid.pick_device` do.
+    """
+    given = {
+        name: value
+        for name, value in namespace.items()
+        if not (name.startswith("_") or name in _BUILTIN or callable(value) or isinstance(value, types.ModuleType))
+    }
+    values = check(notebook, given)
+    device = grid.pick_device(values["device"])
+    if values["workers"] < 0:
+        raise ValueError(f"workers={values['workers']}: must be 0 (one per core) or more")
+    out = Path(values["out"]) if values["out"] else ROOT / "_build" / "runs" / notebook / "data" / notebook
+    out.mkdir(parents=True, exist_ok=True)
+    for old in ("run.json", "verdict.json"):
+        (out / old).unlink(missing_ok=True)  # until it is finished, this folder is not a run
+    return Session(notebook, values, out, device, time.time())
+
+
+def compare(notebook: str, ours: claims.Tables, published: Path | None = None) -> pd.DataFrame:
+    """Headline numbers of these tables beside those of the published run: number, published, this run, difference."""
+    folder = published or ROOT / "book" / "data" / notebook
+    theirs = claims.numbers(notebook, tables.read_folder(folder)) if (folder / "run.json").exists() else {}
+    rows = []
+    for key, number in claims.numbers(notebook, ours).items():
+        if not number.headline:
+            continue
+        other = theirs.get(key)
+        both = other is not None and other.value is not None and number.value is not None
+        rows.append(
+            {
+                "number": number.label,
+                "published": other.text if other else "none",
+                "this run": number.text,
+                "difference": f"{number.value - other.value:+.3f}" if both else "",  # type: ignore[operator, union-attr]
+            }
+        )
+    return pd.DataFrame(rows, columns=["number", "published", "this run", "difference"])
+
+
+class Rows:
+    """A small table as HTML that reads well on a page (and as text elsewhere)."""
+
+    def __init__(self, table: pd.DataFrame, caption: str) -> None:
+        self.table, self.caption = table, caption
+
+    def __repr__(self) -> str:
+        return f"{self.caption}\n{self.table.to_string(index=False)}"
+
+    def _repr_html_(self) -> str:
+        body = self.table.to_html(index=False, border=0, classes="statedepth-rows", escape=True, na_rep="")
+        return body.replace("<thead>", f"<caption>{html.escape(self.caption)}</caption><thead>", 1)
+
+
+def _commit() -> str:
+    """The commit of this checkout, marked where a tracked file of the code differs from it."""
+    try:
+        git = ["git", "-C", str(ROOT)]
+        name = subprocess.run([*git, "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, check=True)
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "-uno", "lib", "notebooks"], capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return name.stdout.strip() + (" with changes" if changed.stdout.strip() else "")
+
+
+def _device_name(device: str) -> str:
+    if device == "cuda":
+        return f"CUDA: {torch.cuda.get_device_name()}"
+    return f"CPU: {platform.machine()}, {torch.get_num_threads()} threads in the notebook"

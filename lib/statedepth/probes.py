@@ -1,0 +1,297 @@
+"""Linear probes of the state at a site, and everything a probe's accuracy must stand beside.
+
+A probe is multinomial logistic regression on standardised features. It is fitted on the train split, its
+regularisation chosen on the validation split, its accuracy reported on the test split; splits are by sequence.
+"""
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import pandas as pd
+import torch
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.linear_model import LogisticRegression
+
+from statedepth import models
+from statedepth.stream import stream
+from statedepth.tasks import SPLITS, Batch, Task
+from statedepth.training import Trained, untrained
+
+PENALTIES = (0.01, 1.0, 100.0)  # scikit-learn's C, the inverse strength; the same choice for every probe
+POOLED_POSITIONS = 4  # positions drawn from each sequence to fit a pooled probe; it is tested at all of them
+UNREADABLE = -1.0e9  # bias of a class that never occurs where the probe was fitted
+
+
+@dataclass(frozen=True)
+class ProbeSettings:
+    """How much data a probe gets; the same in every cell. ValueError for an impossible amount."""
+
+    n_fit: int = 4096  # sequences to fit on
+    n_validation: int = 1024  # sequences to choose the penalty on
+    n_test: int = 2048  # sequences to report on
+    seed: int = 0  # of the sequences and of the positions drawn from them
+
+    def __post_init__(self) -> None:
+        for name, low in (("n_fit", 64), ("n_validation", 32), ("n_test", 32), ("seed", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= 2**20:
+                raise ValueError(f"{name}={value!r}: must be a whole number from {low} to {2**20}")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A linear read-out of K classes from D features, with the standardisation folded in."""
+
+    weight: np.ndarray  # (K, D)
+    bias: np.ndarray  # (K,)
+    accuracy: float  # on the test split
+    baselines: dict[str, float] = field(default_factory=dict)  # name -> accuracy on the same split
+
+    def predict(self, h: np.ndarray) -> np.ndarray:
+        """(n,) classes for (n, D) activations."""
+        return (h @ self.weight.T + self.bias).argmax(1)
+
+
+def fit_probe(
+    fit: tuple[np.ndarray, np.ndarray],
+    validation: tuple[np.ndarray, np.ndarray],
+    test: tuple[np.ndarray, np.ndarray],
+    n_classes: int,
+) -> Probe:
+    """Fit on the first pair of (n, D) activations and (n,) labels, choose on the second, report on the third.
+
+    Its `majority` baseline is the accuracy, on the test pair, of the class most frequent in the fit pair. Where the
+    fit pair holds one class only, the probe always answers with it. Raises ValueError for activations that are not
+    finite and for labels outside 0..n_classes-1.
+    """
+    h, y = fit
+    for part, (h_part, y_part) in {"fit": fit, "validation": validation, "test": test}.items():
+        if not np.isfinite(h_part).all():
+            raise ValueError(f"{part} activations hold values that are not finite; a probe of them means nothing")
+        if len(h_part) != len(y_part) or y_part.min() < 0 or y_part.max() >= n_classes:
+            raise ValueError(f"{part} labels must be {len(h_part)} whole numbers from 0 to {n_classes - 1}")
+    counts = np.bincount(y, minlength=n_classes)
+    majority = {"majority": float((test[1] == counts.argmax()).mean())}
+    present = np.flatnonzero(counts)
+    weight, bias = np.zeros((n_classes, h.shape[1])), np.full(n_classes, UNREADABLE)
+    if len(present) == 1:
+        bias[present] = 0.0
+        return Probe(weight, bias, majority["majority"], majority)
+    mean, scale = h.mean(0, dtype=np.float64), h.std(0, dtype=np.float64)
+    scale[scale < 1e-9] = 1.0  # a constant feature stays constant
+    standard = (h - mean) / scale
+    best: tuple[float, Probe] | None = None
+    for penalty in PENALTIES:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # separable data have no finite optimum to converge to
+            fitted = LogisticRegression(C=penalty, max_iter=300).fit(standard, y)
+        coef, intercept = fitted.coef_, fitted.intercept_
+        if len(present) == 2:  # scikit-learn gives one row for two classes
+            coef, intercept = np.vstack([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
+        weight, bias = np.zeros((n_classes, h.shape[1])), np.full(n_classes, UNREADABLE)
+        weight[present] = coef / scale
+        bias[present] = intercept - weight[present] @ mean
+        probe = Probe(weight, bias, 0.0)
+        score = float((probe.predict(validation[0]) == validation[1]).mean())
+        if best is None or score > best[0]:
+            best = (score, probe)
+    assert best is not None
+    accuracy = float((best[1].predict(test[0]) == test[1]).mean())
+    return Probe(best[1].weight, best[1].bias, accuracy, majority)
+
+
+def readability(accuracy: float, majority: float) -> float:
+    """A' = (accuracy - majority) / (1 - majority); not a number where one class is all there is."""
+    return float("nan") if majority >= 1.0 else (accuracy - majority) / (1.0 - majority)
+
+
+def window(site: int) -> int:
+    """Tokens that l short convolutions of four taps see, 3l + 1: w of the Bayes baseline at site l."""
+    return 3 * site + 1
+
+
+def bayes_accuracy(task: Task, batch: Batch, variable: str, w: int) -> np.ndarray:
+    """(T,) accuracy of the best possible guess of `variable` from the position and the last `w` tokens.
+
+    By forward filtering of the automaton: a belief over its states, started w tokens back from the law of the state at
+    that position, then updated with the law of each token seen (Rabiner 1989). Exact for these sequences: the mean
+    probability of the most probable class, not the noisy count of right guesses.
+    """
+    tables, length = task.tables, batch.tokens.shape[1]
+    n_states, move = len(tables.states), tables.move
+    prior = np.zeros((length + 1, n_states))  # law of the state after t tokens
+    prior[0, 0] = 1.0
+    step = np.zeros((n_states, n_states))
+    for token in range(task.vocab_size):
+        allowed = move[:, token] >= 0
+        np.add.at(step, (np.flatnonzero(allowed), move[allowed, token]), tables.law[allowed, token])
+    for t in range(length):
+        prior[t + 1] = prior[t] @ step
+    after = np.zeros((task.vocab_size, n_states, n_states))  # belief @ after[token]: unnormalised update
+    for token in range(task.vocab_size):
+        allowed = move[:, token] >= 0
+        after[token, np.flatnonzero(allowed), move[allowed, token]] = tables.law[allowed, token]
+    classes = np.eye(task.n_states[variable])[tables.read[variable]]  # (S, K)
+    tokens = batch.tokens.numpy()
+    accuracy = np.empty(length)
+    for t in range(length):
+        first = max(0, t + 1 - w)
+        recent, inverse = np.unique(tokens[:, first : t + 1], axis=0, return_inverse=True)
+        belief = np.tile(prior[first], (len(recent), 1))
+        for column in recent.T:
+            belief = np.einsum("bs,bsr->br", belief, after[column])
+            belief /= belief.sum(1, keepdims=True)
+        accuracy[t] = (belief @ classes).max(1)[inverse.ravel()].mean()
+    return accuracy
+
+
+def control_labels(task: Task, batch: Batch, variable: str, reference: Batch) -> np.ndarray:
+    """(B, T) labels that mean nothing: a fixed random function of (position mod 4, last two tokens).
+
+    Hewitt and Liang 2019 (arXiv:1909.03368), with the context a short window rather than a word type. Each context
+    of `reference` (the fit split) gets the class that is most under its share so far, in random order, so that the
+    control's marginals follow the variable's. A context that the reference lacks gets class 0.
+    """
+    context, n_contexts = _contexts(task, batch), 4 * (task.vocab_size + 1) * task.vocab_size
+    frequency = np.bincount(_contexts(task, reference).ravel(), minlength=n_contexts).astype(float)
+    wanted = np.bincount(reference.states[variable].numpy().ravel(), minlength=task.n_states[variable]).astype(float)
+    label = np.zeros(n_contexts, dtype=np.int64)
+    rng = np.random.default_rng(0)
+    order = rng.permutation(np.flatnonzero(frequency))
+    for c in order[np.argsort(-frequency[order] // 1000, kind="stable")]:  # roughly the frequent first, else random
+        label[c] = wanted.argmax()
+        wanted[label[c]] -= frequency[c]
+    return label[context]
+
+
+def _contexts(task: Task, batch: Batch) -> np.ndarray:
+    tokens = batch.tokens.numpy()
+    before = np.concatenate([np.full((len(tokens), 1), task.vocab_size), tokens[:, :-1]], axis=1)
+    position = np.arange(tokens.shape[1]) % 4
+    return (position * (task.vocab_size + 1) + before) * task.vocab_size + tokens
+
+
+@dataclass(frozen=True)
+class Activations:
+    """The stream of one model on one split."""
+
+    batch: Batch
+    h: dict[int, np.ndarray]  # site -> (B, T, D) float32
+
+
+def activations(trained: Trained, length: int, sites: list[int], n: int, split: str, seed: int) -> Activations:
+    """Run `n` sequences of a split through the model and keep the stream at `sites`."""
+    offset = list(SPLITS).index(split)
+    batch = trained.task.sample(n, length, torch.Generator().manual_seed(1000 * seed + offset + 17), split)
+    device = next(trained.model.parameters()).device
+    parts: list[dict[int, np.ndarray]] = []
+    for tokens in batch.tokens.split(1024):
+        with torch.no_grad(), stream(trained.model, keep=sites) as kept:
+            models.logits(trained.model, tokens.to(device))
+        parts.append({site: kept[site].float().cpu().numpy() for site in sites})
+    return Activations(batch, {site: np.concatenate([p[site] for p in parts]) for site in sites})
+
+
+def profile(trained: Trained, variable: str, length: int, settings: ProbeSettings) -> pd.DataFrame:
+    """Probe every site of one model for one variable; a row per (site, network, labels, position).
+
+    `network` is trained or untrained, `labels` is task or control, `position` is 1..T, or 0 for all positions pooled.
+    `accuracy` is of the pooled probe (at that position, or over all); `own_accuracy` is of a probe fitted at that
+    position alone (pooled rows: the mean over positions); `majority` and `own_majority` are their floors. A second
+    pooled row, position -1, covers the positions beyond the window of the last site, where there are any.
+    """
+    sites = list(range(len(models.blocks(trained.model)) + 1))
+    rows: list[dict[str, object]] = []
+    for network in ("trained", "untrained"):
+        subject = trained if network == "trained" else untrained(trained.run, _device(trained))
+        data = {
+            split: activations(subject, length, sites, n, split, settings.seed)
+            for split, n in zip(SPLITS, (settings.n_fit, settings.n_validation, settings.n_test), strict=True)
+        }
+        for labels in ("task", "control") if network == "trained" else ("task",):
+            y = {split: part.batch.states[variable].numpy() for split, part in data.items()}
+            if labels == "control":
+                reference = data["train"].batch
+                y = {s: control_labels(trained.task, part.batch, variable, reference) for s, part in data.items()}
+            for site in sites:
+                h = {split: part.h[site] for split, part in data.items()}
+                for row in _probe_site(h, y, trained.task.n_states[variable], settings.seed, beyond=window(sites[-1])):
+                    rows.append({"site": site, "network": network, "labels": labels, **row})
+    return pd.DataFrame(rows)
+
+
+def _device(trained: Trained) -> str:
+    return str(next(trained.model.parameters()).device)
+
+
+def _probe_site(
+    h: dict[str, np.ndarray], y: dict[str, np.ndarray], n_classes: int, seed: int, beyond: int
+) -> Iterator[dict[str, float]]:
+    """One pooled probe and one probe per position, at one site."""
+    n, length, _ = h["train"].shape
+    rng = np.random.default_rng(seed)
+    drawn = np.argsort(rng.random((n, length)), axis=1)[:, :POOLED_POSITIONS]
+    take = np.arange(n)[:, None], drawn
+    everywhere = {s: (h[s].reshape(-1, h[s].shape[-1]), y[s].ravel()) for s in ("validation", "test")}
+    pooled = fit_probe(
+        (h["train"][take].reshape(-1, h["train"].shape[-1]), y["train"][take].ravel()),
+        everywhere["validation"],
+        everywhere["test"],
+        n_classes,
+    )
+    right = (pooled.predict(everywhere["test"][0]) == everywhere["test"][1]).reshape(len(y["test"]), length)
+    common = np.bincount(y["train"].ravel(), minlength=n_classes).argmax()
+    is_common = y["test"] == common
+    own, own_majority = np.empty(length), np.empty(length)
+    for t in range(length):
+        at = {s: (h[s][:, t], y[s][:, t]) for s in h}
+        probe = fit_probe(at["train"], at["validation"], at["test"], n_classes)
+        own[t], own_majority[t] = probe.accuracy, probe.baselines["majority"]
+    groups = {0: np.arange(length), -1: np.arange(beyond, length), **{t + 1: np.array([t]) for t in range(length)}}
+    for position, where in groups.items():
+        if len(where):
+            yield {
+                "position": position,
+                "accuracy": right[:, where].mean(),
+                "majority": is_common[:, where].mean(),
+                "own_accuracy": own[where].mean(),
+                "own_majority": own_majority[where].mean(),
+            }
+
+
+def baselines(task: Task, variable: str, length: int, sites: list[int], settings: ProbeSettings) -> pd.DataFrame:
+    """What needs no network, on the same test split; a row per (site, position), position 0 pooled, -1 as in `profile`.
+
+    `position_only` is the accuracy of the class most frequent at each position; `bayes_window` of the best guess from
+    the position and the last 3l+1 tokens.
+    """
+    batches = {}
+    for offset, (split, n) in enumerate(
+        zip(SPLITS, (settings.n_fit, settings.n_validation, settings.n_test), strict=True)
+    ):
+        generator = torch.Generator().manual_seed(1000 * settings.seed + offset + 17)
+        batches[split] = task.sample(n, length, generator, split)
+    y_fit, y_test = (batches[s].states[variable].numpy() for s in ("train", "test"))
+    common = [np.bincount(column).argmax() for column in y_fit.T]
+    by_position = (y_test == common).mean(0)
+    rows = []
+    for site in sites:
+        bayes = bayes_accuracy(task, batches["test"], variable, window(site))
+        groups = {
+            0: slice(None),
+            -1: slice(window(max(sites)), None),
+            **{t + 1: slice(t, t + 1) for t in range(length)},
+        }
+        for position, where in groups.items():
+            if len(bayes[where]):
+                rows.append(
+                    {
+                        "site": site,
+                        "position": position,
+                        "position_only": by_position[where].mean(),
+                        "bayes_window": bayes[where].mean(),
+                    }
+                )
+    return pd.DataFrame(rows)

@@ -1,0 +1,81 @@
+"""Read or edit the residual stream at sites, with plain forward hooks.
+
+Site 0 is the input of block 0 (the embedding); site l, 1..L, is the raw output of block l, before any final norm.
+`output_hidden_states` is not used: it is off by one between Mamba and GPT-NeoX, and its last entry is normalised.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import nn
+
+from statedepth import models
+
+Edit = Callable[[torch.Tensor], torch.Tensor]
+
+
+def _first(value: Any) -> torch.Tensor:
+    return value[0] if isinstance(value, tuple) else value
+
+
+def _with_first(value: Any, h: torch.Tensor) -> Any:
+    return (h, *value[1:]) if isinstance(value, tuple) else h
+
+
+@contextmanager
+def stream(
+    model: nn.Module, keep: Iterable[int] = (), edit: Mapping[int, Edit] | None = None
+) -> Iterator[dict[int, torch.Tensor]]:
+    """Inside the block, forward passes fill `kept[site]` with (B, T, D) activations and apply `edit[site]` to them.
+
+    An edit maps (B, T, D) to (B, T, D). What is kept is the edited value: what the next block, or the head after the
+    last one, reads. An edit does not reach the state that a block carries in its own recurrence, scan, keys or values.
+    A second forward pass overwrites the first.
+
+    Raises ValueError for a site that the model does not have and for an edit that changes the shape; RuntimeError on
+    leaving, where a site asked for never ran (an edit that did nothing must not pass for one that had no effect).
+    """
+    blocks = models.blocks(model)
+    edit = dict(edit or {})
+    wanted = sorted({*keep, *edit})
+    for site in wanted:
+        if isinstance(site, bool) or not isinstance(site, int) or not 0 <= site <= len(blocks):
+            raise ValueError(f"site={site!r}: this model has the sites 0 (embedding) to {len(blocks)} (last block)")
+    kept: dict[int, torch.Tensor] = {}
+    keep, ran = set(keep), set()
+
+    def at(site: int, h: torch.Tensor) -> torch.Tensor:
+        ran.add(site)
+        if site in edit:
+            edited = edit[site](h)
+            if edited.shape != h.shape:
+                raise ValueError(f"edit at site {site} turns {tuple(h.shape)} into {tuple(edited.shape)}")
+            h = edited
+        if site in keep:
+            kept[site] = h
+        return h
+
+    def enter(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if args:
+            return (at(0, args[0]), *args[1:]), kwargs
+        return args, {**kwargs, "hidden_states": at(0, kwargs["hidden_states"])}
+
+    handles = []
+    try:
+        for site in wanted:
+            if site == 0:
+                handles.append(blocks[0].register_forward_pre_hook(enter, with_kwargs=True))
+            else:
+                handles.append(
+                    blocks[site - 1].register_forward_hook(
+                        lambda _m, _i, out, site=site: _with_first(out, at(site, _first(out)))
+                    )
+                )
+        yield kept
+    finally:
+        for handle in handles:
+            handle.remove()
+    if missed := [site for site in wanted if site not in ran]:
+        raise RuntimeError(f"sites {missed} never ran: no forward pass of this model happened inside `stream`")

@@ -1,0 +1,110 @@
+"""The tidy tables that notebooks write, readers download, and figures, numbers and verdicts are made from."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pandera.pandas as pa
+
+from statedepth.files import write_whole
+
+SHARE = pa.Check.in_range(0.0, 1.0)
+WHERE = {"task": pa.Column(str), "variable": pa.Column(str), "architecture": pa.Column(str), "seed": pa.Column(int)}
+
+
+def _schema(columns: dict[str, pa.Column], unique: list[str]) -> pa.DataFrameSchema:
+    return pa.DataFrameSchema(columns, strict=True, coerce=True, unique=unique)
+
+
+SCHEMAS: dict[str, pa.DataFrameSchema] = {
+    # one row per trained model and evaluated length
+    "models": _schema(
+        {
+            "task": pa.Column(str),
+            "architecture": pa.Column(str),
+            "seed": pa.Column(int),
+            "checkpoint": pa.Column(str),
+            "source": pa.Column(str, pa.Check.isin(["published", "cached", "trained"])),
+            "parameters": pa.Column(int, pa.Check.gt(0)),
+            "trained_length": pa.Column(int),
+            "length": pa.Column(int),
+            "accuracy": pa.Column(float, SHARE),
+            "last_position": pa.Column(float, SHARE),
+            "passed": pa.Column(bool),
+        },
+        ["checkpoint", "length"],
+    ),
+    # one row per probe result: position 1..T, 0 pooled, -1 pooled beyond the last site's window
+    "readability": _schema(
+        {
+            **WHERE,
+            "passed": pa.Column(bool),
+            "site": pa.Column(int, pa.Check.ge(0)),
+            "network": pa.Column(str, pa.Check.isin(["trained", "untrained"])),
+            "labels": pa.Column(str, pa.Check.isin(["task", "control"])),
+            "position": pa.Column(int, pa.Check.ge(-1)),
+            "accuracy": pa.Column(float, SHARE),
+            "majority": pa.Column(float, SHARE),
+            "own_accuracy": pa.Column(float, SHARE),
+            "own_majority": pa.Column(float, SHARE),
+        },
+        [*WHERE, "site", "network", "labels", "position"],
+    ),
+    # what needs no network
+    "baselines": _schema(
+        {
+            "task": pa.Column(str),
+            "variable": pa.Column(str),
+            "site": pa.Column(int, pa.Check.ge(0)),
+            "position": pa.Column(int, pa.Check.ge(-1)),
+            "position_only": pa.Column(float, SHARE),
+            "bayes_window": pa.Column(float, SHARE),
+        },
+        ["task", "variable", "site", "position"],
+    ),
+    # the four indices of each profile; not a number where the rise is too small
+    "indices": _schema(
+        {
+            **WHERE,
+            "passed": pa.Column(bool),
+            "positions": pa.Column(str, pa.Check.isin(["pooled", "beyond window", "own probe"])),
+            "largest_site": pa.Column(int, pa.Check.ge(0)),
+            "last_site": pa.Column(int, pa.Check.ge(1)),
+            "index": pa.Column(str),
+            "value": pa.Column(float, nullable=True),
+        },
+        [*WHERE, "positions", "index"],
+    ),
+}
+
+
+def write(table: pd.DataFrame, name: str, folder: Path) -> Path:
+    """Check `table` against the schema of this name and write NAME.csv, whole or not at all.
+
+    Raises pandera's SchemaError, which names the column and the value, for a table that does not fit.
+    """
+    checked = SCHEMAS[name].validate(table.reset_index(drop=True))
+    path = folder / f"{name}.csv"
+    write_whole(path, lambda draft: checked.to_csv(draft, index=False, float_format="%.6g", lineterminator="\n"))
+    return path
+
+
+def read_folder(folder: Path) -> dict[str, pd.DataFrame]:
+    """Every known table in a folder, checked; ValueError, with the file's name, for one that does not fit."""
+    found = {}
+    for name, schema in SCHEMAS.items():
+        path = Path(folder) / f"{name}.csv"
+        if path.exists():
+            try:
+                found[name] = schema.validate(pd.read_csv(path))
+            except (pa.errors.SchemaError, ValueError) as error:
+                raise ValueError(f"{path.name}: does not fit its schema ({error})") from error
+    return found
+
+
+def write_record(record: dict[str, Any], name: str, folder: Path) -> Path:
+    """A JSON record (run.json, verdict.json) beside the tables."""
+    path = folder / f"{name}.json"
+    write_whole(path, lambda draft: draft.write_text(json.dumps(record, indent=1) + "\n"))
+    return path

@@ -1,0 +1,305 @@
+"""Train one model on one task; checkpoints that say what they are; training that survives a kill."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.torch
+import torch
+import torch.nn.functional as F
+from torch import nn
+from tqdm import tqdm
+
+from statedepth import models, tasks
+from statedepth.files import write_whole
+from statedepth.models import ModelSpec
+
+BEYOND = (1.0, 1.5, 2.0, 4.0)  # lengths at which a trained model is evaluated, over the training length
+EVAL_SEQUENCES = 4096
+SAVE_EVERY = 200  # steps between two points from which an interrupted run can go on
+
+
+@dataclass(frozen=True)
+class TrainSpec:
+    """How a model is trained; the same for every task of an architecture (`recipe`).
+
+    AdamW with weight decay .01 and clipping at norm 1; the rate warms up over 5% of the steps, stays, and falls
+    linearly to zero over the last 40%. Batches start at `min_length` tokens; whenever the accuracy at the last two
+    positions of the longest batch passes `grow_at`, the longest length grows by one, up to `length` (0: lengths are
+    mixed nearly from the start). Half of the batches have the longest length, half a length drawn evenly up to it.
+    Training stops after `steps`, always.
+    """
+
+    length: int = 20  # tokens, the longest training length T
+    steps: int = 2000  # optimiser steps
+    lr: float = 3e-3  # AdamW's rate at its plateau
+    batch: int = 64  # sequences per step
+    min_length: int = 4  # tokens at the start of the curriculum
+    grow_at: float = 0.95  # accuracy at the last two positions at which the length grows
+
+    def __post_init__(self) -> None:
+        rules: dict[str, tuple[type | tuple[type, ...], float, float]] = {
+            "length": (int, 4, 1024),
+            "steps": (int, 1, 1_000_000),
+            "lr": ((int, float), 1e-6, 1.0),
+            "batch": (int, 1, 65536),
+            "min_length": (int, 2, 1024),
+            "grow_at": ((int, float), 0.0, 1.0),
+        }
+        for name, (kind, low, high) in rules.items():
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
+                raise ValueError(f"{name}={value!r}: must be a number from {low:g} to {high:g}")
+        if self.min_length > self.length:
+            raise ValueError(f"min_length={self.min_length}: must not exceed length={self.length}")
+
+
+# One recipe per architecture for all tasks, fixed on the learnability of the tasks alone, before any probe was run.
+RECIPES: dict[str, dict[str, Any]] = {
+    "transformer": {
+        "steps": 6000,
+        "lr": 1e-3,
+        "grow_at": 0.0,
+    },  # all lengths from the start: waiting only cost it steps
+    "mamba": {"steps": 2500},
+    "mamba2": {"steps": 2500},
+    "lstm": {"steps": 1000},
+    "gru": {"steps": 1000},
+}
+
+
+def recipe(family: str, **changes: Any) -> TrainSpec:
+    """The training recipe of an architecture, with changes."""
+    if family not in RECIPES:
+        raise ValueError(f"family={family!r}: must be one of {', '.join(RECIPES)}")
+    unknown = set(changes) - {f.name for f in fields(TrainSpec)}
+    if unknown:
+        raise ValueError(
+            f"{sorted(unknown)[0]}: not a training setting; known are {[f.name for f in fields(TrainSpec)]}"
+        )
+    return TrainSpec(**{**RECIPES[family], **changes})
+
+
+@dataclass(frozen=True)
+class Run:
+    """A task, a model and a recipe: all that decides the weights. Its hash names its checkpoint.
+
+    Raises ValueError for an unknown task, and where a Transformer has too few positions for the longest evaluation.
+    """
+
+    task: str
+    model: ModelSpec
+    train: TrainSpec
+
+    def __post_init__(self) -> None:
+        tasks.named(self.task)
+        needed = lengths_beyond(self.train.length)[-1]
+        if self.model.family == "transformer" and 0 < self.model.n_positions < needed:
+            raise ValueError(
+                f"n_positions={self.model.n_positions}: length={self.train.length} is evaluated up to {needed} tokens; "
+                f"use n_positions={needed} or more, or 0 for rotary positions alone"
+            )
+
+    @property
+    def key(self) -> str:
+        """File name of the checkpoint: task, family, seed, and a hash of all that differs from the defaults.
+
+        A setting added later, with a default that changes nothing, leaves the names of older checkpoints as they are;
+        `load` compares every setting.
+        """
+        changed = {
+            part: {f.name: value for f in fields(spec) if (value := getattr(spec, f.name)) != f.default}
+            for part, spec in (("model", self.model), ("train", self.train))
+        }
+        text = json.dumps({"task": self.task, **changed}, sort_keys=True)
+        return f"{self.task}-{self.model.family}-{self.model.seed}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model with its record."""
+
+    model: models.Tracker
+    task: tasks.Task
+    run: Run
+    history: list[dict[str, float]]  # every SAVE_EVERY steps: step, loss, longest length
+    accuracy: dict[int, list[float]] = field(default_factory=dict)  # length -> accuracy at each position, test split
+
+    def accuracy_at(self, length: int) -> float:
+        """Mean accuracy over all positions at one of the evaluated lengths."""
+        return float(np.mean(self.accuracy[length]))
+
+
+def learning_rate(step: int, spec: TrainSpec) -> float:
+    """The rate at a step: 5% warm-up, plateau, linear fall over the last 40%."""
+    warm, fall = 0.05 * spec.steps, 0.4 * spec.steps
+    return spec.lr * min(1.0, (step + 1) / max(warm, 1.0), (spec.steps - step) / fall)
+
+
+def evaluate(
+    model: nn.Module, task: tasks.Task, length: int, n: int = EVAL_SEQUENCES, seed: int = 0, split: str | None = "test"
+) -> list[float]:
+    """Accuracy at each of `length` positions, over `n` sequences of a split."""
+    device = next(model.parameters()).device
+    batch = task.sample(n, length, torch.Generator().manual_seed(seed), split)
+    with torch.no_grad():
+        right = torch.cat(
+            [
+                (models.logits(model, tokens.to(device)).argmax(-1).cpu() == targets)
+                for tokens, targets in zip(batch.tokens.split(512), batch.targets.split(512), strict=True)
+            ]
+        )
+    return right.double().mean(0).tolist()
+
+
+def train(
+    run: Run,
+    folder: Path | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+    stop_after: int | None = None,
+) -> Trained:
+    """Train from nothing, or go on from where an interrupted run of the same spec left off in `folder`.
+
+    Same run, same machine: the same bits, interrupted or not. `stop_after` ends early after so many steps, as a kill
+    would, and raises KeyboardInterrupt. Raises FloatingPointError where the loss is no longer finite.
+    """
+    task, spec = tasks.named(run.task), run.train
+    model = models.build(run.model, task.vocab_size, task.n_outputs).to(device)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=spec.lr, weight_decay=0.01)
+    generator = torch.Generator().manual_seed(run.model.seed + 1)
+    longest, first, history = spec.min_length, 0, []
+    resume = None if folder is None else folder / f"{run.key}.resume.safetensors"
+    if resume is not None and resume.exists():
+        longest, first, history = _load_progress(resume, model, optimiser, generator)
+    bar = tqdm(
+        range(first, spec.steps), initial=first, total=spec.steps, desc=run.key, disable=not progress, mininterval=2
+    )
+    for step in bar:
+        for group in optimiser.param_groups:
+            group["lr"] = learning_rate(step, spec)
+        length = longest
+        if torch.rand((), generator=generator) < 0.5:
+            length = int(torch.randint(spec.min_length, longest + 1, (), generator=generator))
+        batch = task.sample(spec.batch, length, generator, "train")
+        targets = batch.targets.to(device)
+        out = models.logits(model, batch.tokens.to(device))
+        loss = F.cross_entropy(out.flatten(0, 1), targets.flatten())
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimiser.step()
+        if length == longest and longest < spec.length:
+            right = out.detach()[:, -2:].argmax(-1) == targets[:, -2:]
+            longest += int(right.double().mean() > spec.grow_at)
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == spec.steps:
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"{run.key}: the loss is {loss.item()} after {step + 1} steps; lower lr={spec.lr}"
+                )
+            history.append({"step": step + 1, "loss": loss.item(), "longest": longest})
+            bar.set_postfix(loss=f"{loss.item():.4f}", length=longest)
+            if resume is not None:
+                _save_progress(resume, model, optimiser, generator, longest, step + 1, history)
+        if stop_after is not None and step + 1 >= stop_after:
+            raise KeyboardInterrupt
+    model.eval()
+    accuracy = {length: evaluate(model, task, length) for length in lengths_beyond(spec.length)}
+    trained = Trained(model, task, run, history, accuracy)
+    if folder is not None:
+        save(trained, folder)
+        assert resume is not None
+        resume.unlink(missing_ok=True)
+    return trained
+
+
+def lengths_beyond(length: int) -> list[int]:
+    """The lengths at which a model trained up to `length` is evaluated."""
+    return [round(length * factor) for factor in BEYOND]
+
+
+def _save_progress(
+    path: Path,
+    model: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    generator: torch.Generator,
+    longest: int,
+    step: int,
+    history: list[dict[str, float]],
+) -> None:
+    tensors = {f"model.{k}": v.cpu() for k, v in model.state_dict().items()}
+    for i, state in optimiser.state_dict()["state"].items():
+        tensors |= {f"optimiser.{i}.{k}": v.cpu() for k, v in state.items()}
+    tensors["generator"] = generator.get_state()
+    meta = {"longest": str(longest), "step": str(step), "history": json.dumps(history)}
+    write_whole(path, lambda draft: safetensors.torch.save_file(tensors, draft, meta))
+
+
+def _load_progress(
+    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator
+) -> tuple[int, int, list[dict[str, float]]]:
+    with safetensors.safe_open(path, framework="pt") as file:
+        meta = file.metadata()
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
+    state: dict[int, dict[str, torch.Tensor]] = {}
+    for name, value in tensors.items():
+        if name.startswith("optimiser."):
+            _, i, key = name.split(".")
+            state.setdefault(int(i), {})[key] = value
+    optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
+    generator.set_state(tensors["generator"])
+    return int(meta["longest"]), int(meta["step"]), json.loads(meta["history"])
+
+
+def save(trained: Trained, folder: Path) -> Path:
+    """Write KEY.safetensors and, after it, KEY.json: the spec, the record, and the SHA-256 of the weights."""
+    weights = folder / f"{trained.run.key}.safetensors"
+    tensors = {k: v.detach().cpu().contiguous() for k, v in trained.model.state_dict().items()}
+    write_whole(weights, lambda draft: safetensors.torch.save_file(tensors, draft))
+    record = {
+        "run": asdict(trained.run),
+        "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        "parameters": models.n_parameters(trained.model),
+        "history": trained.history,
+        "accuracy": trained.accuracy,
+    }
+    write_whole(folder / f"{trained.run.key}.json", lambda draft: draft.write_text(json.dumps(record, indent=1) + "\n"))
+    return weights
+
+
+def load(run: Run, folder: Path, device: str = "cpu") -> Trained:
+    """The checkpoint of exactly this run. FileNotFoundError if there is none; ValueError, by name, if it is not
+    what it says it is: another spec under this name, weights that do not match their hash, an unreadable record."""
+    weights, record_path = folder / f"{run.key}.safetensors", folder / f"{run.key}.json"
+    for path in (record_path, weights):
+        if not path.exists():
+            raise FileNotFoundError(f"{path.name}: no such checkpoint in {folder}")
+    again = "delete both files of this name and run again to train it anew"
+    try:
+        record = json.loads(record_path.read_text())
+        said = record["run"]
+        stored = Run(said["task"], ModelSpec(**said["model"]), TrainSpec(**said["train"]))
+        accuracy = {int(length): values for length, values in record["accuracy"].items()}
+        wanted_hash, history = record["sha256"], record["history"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{record_path.name}: not a readable record of a checkpoint ({error}); {again}") from error
+    if stored != run:
+        raise ValueError(f"{record_path.name}: describes {stored}, not {run}; {again}")
+    if hashlib.sha256(weights.read_bytes()).hexdigest() != wanted_hash:
+        raise ValueError(f"{weights.name}: does not match the hash in {record_path.name}; {again}")
+    task = tasks.named(run.task)
+    model = models.build(run.model, task.vocab_size, task.n_outputs)
+    model.load_state_dict(safetensors.torch.load_file(weights))
+    return Trained(model.eval().to(device), task, run, history, accuracy)
+
+
+def untrained(run: Run, device: str = "cpu") -> Trained:
+    """The same architecture with other random weights, never trained: a baseline for every probe."""
+    task = tasks.named(run.task)
+    spec = replace(run.model, seed=run.model.seed + 1_000_003)
+    return Trained(models.build(spec, task.vocab_size, task.n_outputs).eval().to(device), task, run, [])
