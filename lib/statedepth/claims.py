@@ -3,6 +3,7 @@
 Criteria are written here and committed before the run that they judge. Tables in, verdicts and numbers out; no torch.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 
@@ -186,7 +187,8 @@ def contrasts(table: pd.DataFrame) -> pd.DataFrame:
                         "p": profiles.permutation_p(ours.to_numpy(), theirs.to_numpy(), sign),
                     }
                 )
-    result = pd.DataFrame(rows)
+    columns = ["positions", "index", "task", "architecture", "expected_sign", "difference", "low", "high", "n", "p"]
+    result = pd.DataFrame(rows, columns=columns)
     if len(result):
         family = [result["positions"], result["index"], result["task"] == "interaction"]
         result["p_holm"] = result.groupby(family)["p"].transform(lambda p: profiles.holm(p.to_numpy()))
@@ -209,13 +211,13 @@ def flip(tables: Tables) -> Verdict:
     """
     table = tables["indices"]
     found = contrasts(table)
-    pooled = found[found["positions"] == "pooled"] if len(found) else found
+    pooled = found[found["positions"] == "pooled"]
     tested, flips, parts, deciding = [], [], [], []
     provisional = bool(len(pooled) == 0 or pooled["n"].min() < MIN_SEEDS)
     for architecture in NAMES:
         if architecture == "transformer":
             continue
-        name, rows = NAMES[architecture], pooled[pooled["architecture"] == architecture] if len(pooled) else pooled
+        name, rows = NAMES[architecture], pooled[pooled["architecture"] == architecture]
         if not len(rows):
             parts.append(Part(f"{architecture}.flips", f"{name} flips against the Transformer", None))
             continue
@@ -252,7 +254,7 @@ def flip(tables: Tables) -> Verdict:
             row = rows[(rows["index"] == "concentration") & (rows["task"] == task)]
             if len(row):
                 label = f"C({name}) - C(Transformer) on {task_name(task)}"
-                deciding.append({"label": label, "text": _interval_text(row.iloc[0])})
+                deciding.append({"label": label, "text": interval_text(row.iloc[0])})
     others = [a for a in NAMES if a != "transformer"]
     if not tested:
         outcome, reasons = "not tested", ["Fewer than two seeds passed on one of the tasks in every comparison."]
@@ -272,8 +274,108 @@ def flip(tables: Tables) -> Verdict:
     return Verdict("flip", "formal", outcome, provisional, reasons, parts, deciding)
 
 
-def _interval_text(row: pd.Series) -> str:
+def interval_text(row: pd.Series) -> str:
+    """A row of `contrasts` in words: difference (low to high, n)."""
     return f"{row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f}, n = {row['n']:.0f})"
 
 
 CRITERIA: dict[str, Callable[[Tables], Verdict]] = {"flip": flip}
+
+
+# ---- numbers that prose may quote ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of a run: `{num}` prints its text, tests compare its value, a re-run is compared by the headlines."""
+
+    text: str
+    value: float | None
+    label: str  # what it is
+    cell: str  # label of the section of the notebook that made it
+    headline: bool = False
+
+
+NOT_RUN = "not run"
+
+
+def numbers_of_flip(tables: Tables) -> dict[str, Number]:
+    """Every number that the pages quote from claim 1; what this run did not compute reads "not run"."""
+    found: dict[str, Number] = {}
+    at_length = tables["models"].query("length == trained_length")
+    sites = tables["readability"].query("network == 'trained' and labels == 'task' and position == 0 and passed")
+    verdict_index = tables["indices"].query("passed and positions == 'pooled'")
+
+    def add(key: str, value: float | None, text: str, label: str, cell: str, headline: bool = False) -> None:
+        missing = value is None or math.isnan(value)
+        found[key] = Number(NOT_RUN if missing else text, None if missing else value, label, cell, headline)
+
+    def mean_of(values: pd.Series) -> profiles.Interval:
+        return profiles.mean_interval(values.dropna().to_numpy())
+
+    for task, variable in VERDICT_VARIABLE.items():
+        for architecture, name in NAMES.items():
+            where = f"{architecture}.{task}"
+            models = at_length[(at_length["task"] == task) & (at_length["architecture"] == architecture)]
+            accuracy = mean_of(models["accuracy"])
+            label = f"accuracy of {name} on {task_name(task)}"
+            add(f"{where}.accuracy", accuracy.estimate, f"{accuracy.estimate:.1%}", label, "flip-models", True)
+            passed = f"{models['passed'].sum()} of {len(models)}"
+            n_passed = float(models["passed"].sum()) if len(models) else None
+            add(
+                f"{where}.passed", n_passed, passed, f"models of {name} that passed on {task_name(task)}", "flip-models"
+            )
+            mine = verdict_index.query("task == @task and architecture == @architecture and variable == @variable")
+            for index in profiles.INDICES:
+                value = mean_of(mine[mine["index"] == index]["value"])
+                label = f"{index} of {name} on {task_name(task)}"
+                headline = index == "concentration"
+                add(f"{where}.{index}", value.estimate, _mean_text(value), label, "flip-indices", headline)
+            here = sites[
+                (sites["task"] == task) & (sites["architecture"] == architecture) & (sites["variable"] == variable)
+            ]
+            here = profiles.with_readability(here)
+            for site in range(max(5, *(here["site"] + 1))) if len(here) else range(5):
+                value = mean_of(here[here["site"] == site]["readability"])
+                label = f"readability at site {site} of {name} on {task_name(task)}"
+                add(f"{where}.site{site}", value.estimate, f"{value.estimate:.2f}", label, "flip-readability")
+    n_models, n_failed = len(at_length), int((~at_length["passed"]).sum())
+    add("models", n_models, str(n_models), "trained models", "flip-models")
+    add("failed", n_failed, "no" if n_failed == 0 else str(n_failed), "models that failed", "flip-models")
+    add("seeds", at_length["seed"].nunique(), str(at_length["seed"].nunique()), "seeds", "flip-models")
+    length = int(at_length["trained_length"].iloc[0])
+    add("length", length, str(length), "training length in tokens", "flip-models")
+    differences = contrasts(tables["indices"]).query("positions == 'pooled'")
+    for architecture in [a for a in NAMES if a != "transformer"]:
+        for task in ("parity", "dyck-2-4", "interaction"):
+            for index in profiles.INDICES:
+                row = differences.query("architecture == @architecture and task == @task and index == @index")
+                value, text = (None, "") if not len(row) else (row["difference"].iloc[0], interval_text(row.iloc[0]))
+                label = f"{index} of {NAMES[architecture]} minus the Transformer's, {task_name(task)}"
+                add(f"{architecture}.{task}.{index}_difference", value, text, label, "flip-indices")
+    return found
+
+
+def _mean_text(value: profiles.Interval) -> str:
+    if value.n < 2:
+        return f"{value.estimate:.2f}"
+    return f"{value.estimate:.2f} ({value.low:.2f} to {value.high:.2f})"
+
+
+NUMBERS: dict[str, Callable[[Tables], dict[str, Number]]] = {"flip": numbers_of_flip}
+
+
+def numbers(notebook: str, tables: Tables) -> dict[str, Number]:
+    """All numbers of a notebook, from its tables; empty for a notebook that has none yet."""
+    return NUMBERS[notebook](tables) if notebook in NUMBERS else {}
+
+
+def outcomes_of_predictions(notebook: str, verdict: Verdict) -> pd.DataFrame:
+    """Each dated prediction beside what came of it: date, prediction, came true (yes, no or not tested)."""
+    holds = {part.key: part.holds for part in verdict.parts}
+    rows = []
+    for prediction in PREDICTIONS.get(notebook, ()):
+        seen = holds.get(prediction.key)
+        came = "not tested" if seen is None else "yes" if seen == prediction.expected else "no"
+        rows.append({"date": prediction.date, "prediction": prediction.text, "came true": came})
+    return pd.DataFrame(rows, columns=["date", "prediction", "came true"])

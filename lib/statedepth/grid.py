@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -27,6 +27,7 @@ from statedepth.training import Run, Trained
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "book" / "data" / "checkpoints"
+FRESH_SEED = 1000  # never published, so it is always trained where it is asked for
 CACHE = Path(os.environ.get("STATEDEPTH_CACHE", ROOT / ".cache"))
 
 
@@ -67,6 +68,22 @@ def cross(
             for seed in seeds:
                 model = ModelSpec(family, d_model=d_model, n_layers=n_layers, n_positions=positions, seed=seed)
                 runs.append(Run(task, model, spec))
+    return runs
+
+
+def runs_of(values: Mapping[str, Any]) -> list[Run]:
+    """The runs that a notebook's parameters ask for: the grid, then one more seed for each TASK/ARCHITECTURE in `fresh`.
+
+    Raises ValueError as `cross` does, and for an entry of `fresh` that is not part of the grid.
+    """
+    train = {"length": values["length"], **({"steps": values["steps"]} if values["steps"] else {})}
+    size = {"d_model": values["d_model"], "n_layers": values["n_layers"]}
+    runs = cross(values["tasks"], values["architectures"], values["seeds"], **size, **train)
+    for pair in values["fresh"]:
+        task, _, family = pair.partition("/")
+        if task not in values["tasks"] or family not in values["architectures"]:
+            raise ValueError(f"fresh={pair!r}: must be TASK/ARCHITECTURE, one of tasks and one of architectures")
+        runs += cross([task], [family], [FRESH_SEED], **size, **train)
     return runs
 
 

@@ -261,7 +261,7 @@ def _probe_site(
             }
 
 
-def baselines(task: Task, variable: str, length: int, sites: list[int], settings: ProbeSettings) -> pd.DataFrame:
+def baselines(task: Task, variable: str, length: int, n_layers: int, settings: ProbeSettings) -> pd.DataFrame:
     """What needs no network, on the same test split; a row per (site, position), position 0 pooled, -1 as in `profile`.
 
     `position_only` is the accuracy of the class most frequent at each position; `bayes_window` of the best guess from
@@ -277,11 +277,11 @@ def baselines(task: Task, variable: str, length: int, sites: list[int], settings
     common = [np.bincount(column).argmax() for column in y_fit.T]
     by_position = (y_test == common).mean(0)
     rows = []
-    for site in sites:
+    for site in range(n_layers + 1):
         bayes = bayes_accuracy(task, batches["test"], variable, window(site))
         groups = {
             0: slice(None),
-            -1: slice(window(max(sites)), None),
+            -1: slice(window(n_layers), None),
             **{t + 1: slice(t, t + 1) for t in range(length)},
         }
         for position, where in groups.items():

@@ -1,0 +1,41 @@
+# Everything runs in .venv, made from the exact lock by the first command that needs it.
+PYTHON ?= python3
+BIN := .venv/bin
+NOTEBOOK ?= flip
+ARGS ?=
+
+.PHONY: book test run site train publish check format
+
+book: .venv/.ready ## execute every notebook at the quick profile and build the site from them
+	$(BIN)/python -m statedepth book
+
+test: .venv/.ready ## run all tests
+	$(BIN)/python -m pytest
+
+run: .venv/.ready ## execute one notebook: make run NOTEBOOK=flip ARGS="-p seeds '[0]' -p d_model 48"
+	$(BIN)/python -m statedepth run $(NOTEBOOK) $(ARGS)
+
+site: .venv/.ready ## build the published run
+	$(BIN)/jupyter-book build book/ -W --keep-going
+
+train: .venv/.ready ## train the models of a published run that have no checkpoint yet
+	$(BIN)/python -m statedepth train $(NOTEBOOK)
+
+publish: .venv/.ready ## train, execute at the paper profile, and replace the published run
+	$(BIN)/python -m statedepth publish $(NOTEBOOK)
+
+check: .venv/.ready ## lint, formatting and types; seconds, no tests
+	$(BIN)/ruff check lib tests notebooks
+	$(BIN)/ruff format --check lib tests notebooks
+	$(BIN)/mypy
+
+format: .venv/.ready
+	$(BIN)/ruff check --fix lib tests notebooks
+	$(BIN)/ruff format lib tests notebooks
+
+.venv/.ready: requirements.lock pyproject.toml
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; name one with make PYTHON=...')"
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install --quiet --disable-pip-version-check -r requirements.lock
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	@touch $@

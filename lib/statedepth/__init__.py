@@ -1,0 +1,1 @@
+"""How sequence models encode running state, layer by layer: the library behind Where State Lives."""

@@ -1,0 +1,149 @@
+"""Run notebooks with papermill and build the site from them: what stands behind `make run`, `make book`, `make publish`."""
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jupytext
+import nbformat
+import papermill
+from papermill.exceptions import PapermillExecutionError
+
+from statedepth import grid, notebook, tables, training
+from statedepth.grid import ROOT
+
+BOOK, BUILD = ROOT / "book", ROOT / "_build"
+
+
+class RunFailed(Exception):
+    """A notebook stopped; the message is one line that says why."""
+
+
+def execute(name: str, values: Mapping[str, Any], out: Path, data: Path) -> Path:
+    """Execute one notebook with papermill into `out`, its tables into `data`; the notebook appears whole or not at all.
+
+    Raises ValueError, before a kernel starts, for parameters that `notebook.check` refuses, and RunFailed where a cell
+    fails.
+    """
+    checked = notebook.check(name, values)
+    passed = {k: v for k, v in checked.items() if k in values} | {"out": str(data)}
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=out) as folder:
+        source, draft = Path(folder) / "source.ipynb", Path(folder) / "draft.ipynb"
+        jupytext.write(jupytext.read(notebook.source_of(name)), source)
+        try:
+            papermill.execute_notebook(
+                source, draft, passed, cwd=str(ROOT), log_output=False, progress_bar=True, kernel_name="python3"
+            )
+        except PapermillExecutionError as error:
+            where = "" if error.ename == "ValueError" else f"{error.ename} in cell {error.exec_count}: "
+            raise RunFailed(f"{name}: {where}{error.evalue.strip()}") from error
+        scrub(draft)
+        return draft.replace(out / f"{name}.ipynb")
+
+
+def scrub(path: Path) -> None:
+    """Take out of an executed notebook what changes from run to run and tells a reader nothing.
+
+    Cell ids, times, papermill's records and progress bars go; the run block, which the notebook prints itself, stays.
+    So a re-run with no change alters nothing but that block.
+    """
+    book = nbformat.read(path, as_version=4)
+    book.metadata.pop("papermill", None)
+    book.metadata.get("language_info", {}).pop("version", None)
+    for number, cell in enumerate(book.cells):
+        cell["id"] = f"cell-{number}"
+        for key in ("papermill", "execution"):
+            cell.metadata.pop(key, None)
+        if "injected-parameters" in cell.metadata.get("tags", []):
+            cell.source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("out = "))
+        if cell.cell_type == "code":
+            cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
+    nbformat.write(book, path)
+
+
+def build_site(source: Path, out: Path) -> Path:
+    """`jupyter-book build` with warnings as errors; returns the folder of pages. RunFailed where it does not build."""
+    command = [
+        sys.executable,
+        "-m",
+        "jupyter_book",
+        "build",
+        str(source),
+        "--path-output",
+        str(out),
+        "-W",
+        "--keep-going",
+        "-q",
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise RunFailed(f"jupyter-book ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
+    return out / "_build" / "html"
+
+
+def site_of(folder: Path) -> Path:
+    """A copy of the published book in `folder`/book, with the notebooks and tables that were run into `folder` in place."""
+    book = folder / "book"
+    shutil.copytree(BOOK, book, dirs_exist_ok=True, ignore=shutil.ignore_patterns("_build", "checkpoints", ".*"))
+    for name in ("_config.yml", "_toc.yml"):
+        shutil.copy2(ROOT / name, folder / name)
+    for ran in sorted((folder / "executed").glob("*.ipynb")):
+        shutil.copy2(ran, book / ran.name)
+        shutil.rmtree(book / "data" / ran.stem, ignore_errors=True)
+        shutil.copytree(folder / "data" / ran.stem, book / "data" / ran.stem)
+    return build_site(book, folder / "site")
+
+
+def run(names: list[str], profile: str, values: Mapping[str, Any], folder: Path) -> Path:
+    """Execute notebooks at a profile with changes, build the site from them, and print how the numbers moved."""
+    for name in names:
+        notebook.check(name, {**notebook.profile_values(name, profile), **values})  # refuse all before running any
+    for name in names:
+        chosen = {**notebook.profile_values(name, profile), **values}
+        execute(name, chosen, folder / "executed", folder / "data" / name)
+        print(f"\n{name}: this run beside the published one")
+        print(notebook.compare(name, tables.read_folder(folder / "data" / name)).to_string(index=False))
+    pages = site_of(folder)
+    print(f"\nthe site is at {pages / 'index.html'}")
+    return pages
+
+
+def train(name: str, workers: int = 0) -> None:
+    """Train every model of a notebook's published run that has no published checkpoint, and publish it."""
+    values = notebook.check(name, {})
+    wanted = grid.runs_of(values)
+    grid.obtain(wanted, grid.pick_device("auto"), workers)
+    for one in wanted:
+        if grid.source(one) == "cached":
+            training.load(one, grid.CACHE / "checkpoints")  # refuses what does not match its record
+            for suffix in ("safetensors", "json"):
+                grid.PUBLISHED.mkdir(parents=True, exist_ok=True)
+                shutil.copy2(grid.CACHE / "checkpoints" / f"{one.key}.{suffix}", grid.PUBLISHED)
+    print(f"{len(wanted)} checkpoints of {name} are published")
+
+
+def publish(name: str) -> None:
+    """Execute a notebook at the paper profile and put it and its tables in the place of the published run."""
+    train(name)
+    with tempfile.TemporaryDirectory(dir=BUILD) as folder:
+        executed = execute(name, {}, Path(folder), Path(folder) / "data")
+        shutil.rmtree(BOOK / "data" / name, ignore_errors=True)
+        shutil.copytree(Path(folder) / "data", BOOK / "data" / name)
+        shutil.copy2(executed, BOOK / executed.name)
+    print(f"published {name}; build the site with: jupyter-book build book/")
+
+
+def parse_assignments(pairs: list[list[str]]) -> dict[str, str]:
+    """NAME VALUE pairs of the command line; ValueError for a name that is no name or comes twice."""
+    values: dict[str, str] = {}
+    for name, value in pairs:
+        if not re.fullmatch(r"[A-Za-z_]\w*", name) or name in values:
+            raise ValueError(f"-p {name} {value}: each parameter is a name and a value, and comes once")
+        values[name] = value
+    return values

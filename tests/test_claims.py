@@ -1,0 +1,119 @@
+"""The criterion of claim 1 on tables made to bring out each outcome."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+from synthetic import EARLY, FLAT, FLIPPED, LATE, OTHERS, tables
+
+from statedepth import claims
+
+
+def part(verdict, key):
+    return {p.key: p.holds for p in verdict.parts}[key]
+
+
+def test_all_four_flipping_is_reproduced_and_final_at_five_seeds():
+    verdict = claims.flip(tables(FLIPPED))
+    assert (verdict.outcome, verdict.provisional) == ("reproduced", False)
+
+
+def test_at_three_seeds_the_same_is_provisional():
+    verdict = claims.flip(tables(FLIPPED, seeds=3))
+    assert (verdict.outcome, verdict.provisional) == ("reproduced", True)
+
+
+@pytest.mark.parametrize("keep", OTHERS)
+def test_one_architecture_that_flips_is_partly_and_is_named(keep):
+    shapes = {**FLIPPED, **{("parity", a): EARLY for a in OTHERS if a != keep}}
+    verdict = claims.flip(tables(shapes))
+    assert verdict.outcome == "partly"
+    assert re.search(rf"Only {re.escape(claims.NAMES[keep])} of", verdict.reasons[0])
+    assert [a for a in OTHERS if part(verdict, f"{a}.flips")] == [keep]
+
+
+def test_no_difference_on_dyck_is_not_reproduced():
+    shapes = {**FLIPPED, **{("dyck-2-4", a): EARLY for a in OTHERS}}
+    verdict = claims.flip(tables(shapes))
+    assert verdict.outcome == "not reproduced"
+    assert part(verdict, "mamba.parity") and not part(verdict, "mamba.dyck")
+
+
+def test_concentrated_but_early_on_parity_is_not_a_flip():
+    shapes = {**FLIPPED, **{("parity", a): EARLY for a in OTHERS}}
+    verdict = claims.flip(tables(shapes))
+    assert verdict.outcome == "not reproduced"
+    assert part(verdict, "lstm.parity") and not part(verdict, "lstm.late")
+
+
+def test_the_flip_turned_round_is_not_reproduced():
+    shapes = {(task, a): {"parity": EARLY if a == "transformer" else FLAT}.get(task, LATE) for task, a in FLIPPED}
+    shapes["dyck-2-4", "transformer"] = FLAT
+    assert claims.flip(tables(shapes)).outcome == "not reproduced"
+
+
+def test_failed_models_are_left_out_of_the_analysis_but_counted():
+    failed = [("parity", "gru", seed) for seed in range(4)]
+    made = tables(FLIPPED, failed=failed)
+    verdict = claims.flip(made)
+    assert part(verdict, "gru.flips") is None and verdict.outcome == "partly" and verdict.provisional
+    numbers = claims.numbers("flip", made)
+    assert numbers["gru.parity.passed"].text == "1 of 5"
+    assert numbers["failed"].value == 4
+
+
+def test_without_a_transformer_that_learned_the_task_nothing_is_tested():
+    failed = [("parity", "transformer", seed) for seed in range(5)]
+    assert claims.flip(tables(FLIPPED, failed=failed)).outcome == "not tested"
+
+
+def test_one_seed_tests_nothing():
+    verdict = claims.flip(tables(FLIPPED, seeds=1))
+    assert verdict.outcome == "not tested" and verdict.provisional
+
+
+def test_profiles_without_a_rise_have_no_concentration_and_test_nothing():
+    flat = dict.fromkeys(FLIPPED, (0.5, 0.5, 0.5, 0.5, 0.5))
+    assert claims.flip(tables(flat, noise=0.001)).outcome == "not tested"
+
+
+def test_a_true_null_is_rarely_called_a_flip():
+    same = dict.fromkeys(FLIPPED, FLAT)
+    assert claims.flip(tables(same, noise=0.1)).outcome == "not reproduced"
+
+
+def test_partial_runs_still_have_every_number_that_prose_quotes():
+    whole = claims.numbers("flip", tables(FLIPPED))
+    alone = claims.numbers("flip", tables({("parity", "mamba"): LATE}, seeds=1))
+    assert set(whole) == set(alone)
+    assert alone["gru.parity.concentration"].text == claims.NOT_RUN
+    assert alone["mamba.parity.concentration"].value == pytest.approx(0.9, abs=0.05)
+
+
+def test_numbers_follow_the_table():
+    made = tables(FLIPPED, noise=0)
+    before = claims.numbers("flip", made)["mamba.parity.accuracy"]
+    made["models"].loc[lambda t: (t["architecture"] == "mamba") & (t["task"] == "parity"), "accuracy"] = 0.995
+    after = claims.numbers("flip", made)["mamba.parity.accuracy"]
+    assert (before.text, after.text) == ("100.0%", "99.5%")
+
+
+def test_predictions_are_compared_with_the_parts_they_name():
+    verdict = claims.flip(tables(FLIPPED))
+    came = claims.outcomes_of_predictions("flip", verdict)
+    assert len(came) == len(claims.PREDICTIONS["flip"])
+    assert set(came["came true"]) == {"yes", "no"}  # mamba flips: yes; lstm is late: we said no
+    assert {p.key for p in claims.PREDICTIONS["flip"]} <= {p.key for p in verdict.parts}
+
+
+def test_published_numbers_are_the_sixteen_of_the_figure():
+    table = claims.PUBLISHED_PROFILES
+    assert len(table) == 16
+    assert table.query("architecture == 'mamba' and task == 'parity'")["published"].tolist() == [0.55, 0.60, 0.71, 1.0]
+
+
+@pytest.mark.parametrize("module", ["claims", "figures"])
+def test_criteria_and_figures_need_no_torch(module):
+    code = f"import sys, statedepth.{module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

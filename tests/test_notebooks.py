@@ -1,0 +1,127 @@
+"""Every notebook at smoke size through papermill, by the runner and by the plain pipe; and what bad parameters do."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pandas as pd
+import pytest
+import yaml
+
+from statedepth import notebook
+from statedepth.grid import ROOT
+
+SMOKE = {
+    "flip": {"architectures": ["transformer", "lstm"], "seeds": [0], "d_model": 16, "n_layers": 2, "length": 8, "steps": 12, "n_fit": 256, "n_test": 128, "workers": 1},
+}  # fmt: skip
+
+
+def python(*arguments, folder, **more):
+    env = {**os.environ, "STATEDEPTH_CACHE": str(folder / "cache"), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False, **more)
+
+
+@pytest.fixture(scope="module")
+def executed(tmp_path_factory):
+    """Each notebook run once at smoke size: name -> (folder of the notebook, folder of its tables)."""
+    folder = tmp_path_factory.mktemp("smoke")
+    script = (
+        "import sys, yaml; from pathlib import Path; from statedepth import publish;"
+        "publish.execute(sys.argv[1], yaml.safe_load(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))"
+    )
+    found = {}
+    for name in notebook.known():
+        arguments = ["-c", script, name, yaml.safe_dump(SMOKE[name]), str(folder / "executed"), str(folder / "data" / name)]
+        done = python(*arguments, folder=folder)
+        assert done.returncode == 0, done.stderr[-3000:]
+        found[name] = folder / "executed" / f"{name}.ipynb", folder / "data" / name
+    return folder, found
+
+
+def test_every_notebook_runs_at_smoke_size_and_leaves_a_whole_run(executed):
+    for path, data in executed[1].values():
+        run = json.loads((data / "run.json").read_text())
+        assert run["profile"] == "custom" and run["parameters"]["seeds"] == [0]
+        assert json.loads((data / "verdict.json").read_text())["outcome"] == "not tested"
+        assert not [c for c in nbformat.read(path, 4).cells if c.cell_type == "code" and any(o.output_type == "error" for o in c.outputs)]
+
+
+def test_executed_notebooks_hold_no_time_no_progress_bar_and_no_folder_of_this_machine(executed):
+    for path, _ in executed[1].values():
+        text = path.read_text()
+        assert "papermill" not in json.loads(text)["metadata"]
+        assert "cell/s" not in text and str(executed[0]) not in text
+
+
+def test_the_plain_pipe_gives_the_same_tables(executed):
+    folder, found = executed
+    out = folder / "piped"
+    parameters = " ".join(f"-p {k} '{json.dumps(v) if not isinstance(v, str) else v}'" for k, v in {**SMOKE["flip"], "out": str(out)}.items())
+    pipe = f"jupytext --to ipynb -o - notebooks/flip.py | papermill - {folder}/piped.ipynb {parameters}"
+    env = {**os.environ, "STATEDEPTH_CACHE": str(folder / "cache"), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(["bash", "-o", "pipefail", "-c", pipe], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for name in ("readability", "baselines", "indices"):
+        pd.testing.assert_frame_equal(pd.read_csv(out / f"{name}.csv"), pd.read_csv(found["flip"][1] / f"{name}.csv"))
+
+
+@pytest.mark.parametrize(
+    ("pairs", "says"),
+    [
+        (["d_modell", "48"], "d_modell: not a parameter of flip; known are tasks: list[str]"),
+        (["d_model", "wide"], "d_model='wide': must be int (features of Mamba's stream"),
+        (["seeds", "3"], "seeds='3': must be list[int]"),
+        (["seeds", "[0, zero]"], "seeds='[0, zero]': must be list[int]"),
+    ],
+)
+def test_unknown_names_and_wrong_types_are_one_line_before_any_kernel_starts(pairs, says, tmp_path):
+    done = python("-m", "statedepth", "run", "flip", "-p", *pairs, folder=tmp_path, timeout=60)
+    assert done.returncode == 2
+    assert says in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"d_model": 4}, "d_model=4: must be a whole number from 8 to 512"),
+        ({"seeds": [0, 0]}, "seeds=[0, 0]: names one more than once"),
+        ({"fresh": ["S3/lstm"]}, "fresh='S3/lstm': must be TASK/ARCHITECTURE, one of tasks"),
+        ({"device": "tpu"}, "device='tpu': must be auto, cpu or cuda"),
+    ],
+)
+def test_impossible_and_inconsistent_values_are_one_line_and_leave_nothing(values, says, tmp_path):
+    script = (
+        "import sys, yaml; from pathlib import Path; from statedepth import publish\n"
+        "try: publish.execute('flip', yaml.safe_load(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))\n"
+        "except publish.RunFailed as error: sys.exit(f'error: {error}')"
+    )
+    done = python("-c", script, yaml.safe_dump(values), str(tmp_path / "executed"), str(tmp_path / "data"), folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.strip().splitlines()[-1].startswith(f"error: flip: {says}")
+    assert not [p for p in (*tmp_path.glob("executed/*"), *tmp_path.glob("data/*"))]
+
+
+def test_a_misspelt_parameter_stops_the_plain_pipe_too(tmp_path):
+    from statedepth.notebook import begin
+
+    given = {name: p.default for name, p in notebook.declared("flip").items()}
+    with pytest.raises(ValueError, match="d_modell: not a parameter of flip"):
+        begin("flip", {**given, "d_modell": 48, "out": str(tmp_path)})
+
+
+def test_profiles_change_only_declared_parameters():
+    for path in ROOT.glob("notebooks/profiles/*/*.yaml"):
+        notebook.check(path.stem, yaml.safe_load(path.read_text()))
+
+
+def test_scrubbing_twice_changes_nothing(executed, tmp_path):
+    from statedepth.publish import scrub
+
+    for path, _ in executed[1].values():
+        copy = tmp_path / path.name
+        copy.write_bytes(path.read_bytes())
+        scrub(copy)
+        assert copy.read_bytes() == path.read_bytes()
