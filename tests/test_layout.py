@@ -6,18 +6,20 @@ import re
 import subprocess
 import sys
 import tomllib
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
 import yaml
+from packaging.specifiers import SpecifierSet
 
 from statedepth.grid import ROOT
 
 LIB = ROOT / "lib" / "statedepth"
-ORDER = (
-    "files tasks scan models stream training probes profiles tables claims grid render figures notebook publish book "
-    "__main__"
-).split()
+ORDER = [
+    *("files", "tasks", "scan", "models", "stream", "training", "probes", "profiles", "tables", "claims", "grid"),
+    *("render", "figures", "notebook", "publish", "book", "__main__"),
+]
 
 
 def imports_of(path):
@@ -52,8 +54,6 @@ def requirement(text):
 
 
 def test_the_lock_satisfies_pyproject():
-    from packaging.specifiers import SpecifierSet
-
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     for text in project["dependencies"] + project["optional-dependencies"]["test"]:
         name, rule = requirement(text)
@@ -61,8 +61,6 @@ def test_the_lock_satisfies_pyproject():
 
 
 def test_the_environment_is_the_lock():
-    from importlib.metadata import version
-
     differing = {name: version(name) for name, wanted in lock().items() if version(name).split("+")[0] != wanted}
     assert not differing
 
@@ -77,7 +75,9 @@ def test_conda_installs_the_lock_and_gpu_adds_the_kernels_only():
 
 
 def tracked():
-    names = subprocess.run(["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True, check=True).stdout
+    names = subprocess.run(
+        ["git", "-C", str(ROOT), "ls-files", "-z"], capture_output=True, text=True, check=True
+    ).stdout
     return [ROOT / name for name in names.split("\0") if name and (ROOT / name).exists()]
 
 
@@ -87,7 +87,9 @@ def test_no_pickle_no_machine_path_no_symlink():
         assert path.suffix not in {".pt", ".pth", ".pkl", ".bin"}
         if path.suffix in {".py", ".md", ".ipynb", ".yml", ".yaml", ".json", ".csv", ".toml", ".cff"}:
             text = path.read_text()
-            private = re.findall(r"/(?:home|root|Users|work|tmp)/[\w.-]+", text) if path.name != Path(__file__).name else []
+            private = (
+                re.findall(r"/(?:home|root|Users|work|tmp)/[\w.-]+", text) if path.name != Path(__file__).name else []
+            )
             assert not private, f"{path}: names a path of one machine: {private[:3]}"
 
 
@@ -108,12 +110,20 @@ def test_readme_shows_a_time_beside_every_command():
 
 
 @pytest.mark.parametrize(
-    "command", [body for words, body in fences() if not {"long", "gpu"} & set(words)], ids=lambda c: c.splitlines()[0][:40]
+    "command",
+    [body for words, body in fences() if not {"long", "gpu"} & set(words)],
+    ids=lambda c: c.splitlines()[0][:40],
 )
 def test_every_short_readme_command_runs(command):
-    before = subprocess.run(["git", "-C", str(ROOT), "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    before = subprocess.run(
+        ["git", "-C", str(ROOT), "status", "--porcelain"], capture_output=True, text=True, check=True
+    ).stdout
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-euo", "pipefail", "-c", command], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["bash", "-euo", "pipefail", "-c", command], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    after = subprocess.run(["git", "-C", str(ROOT), "status", "--porcelain"], capture_output=True, text=True, check=True).stdout
+    after = subprocess.run(
+        ["git", "-C", str(ROOT), "status", "--porcelain"], capture_output=True, text=True, check=True
+    ).stdout
     assert after == before, "the command touched tracked files"

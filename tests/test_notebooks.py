@@ -13,6 +13,7 @@ import yaml
 
 from statedepth import notebook
 from statedepth.grid import ROOT
+from statedepth.publish import scrub
 
 SMOKE = {
     "flip": {"architectures": ["transformer", "lstm"], "seeds": [0], "d_model": 16, "n_layers": 2, "length": 8, "steps": 12, "n_fit": 256, "n_test": 128, "workers": 1},
@@ -20,8 +21,14 @@ SMOKE = {
 
 
 def python(*arguments, folder, **more):
-    env = {**os.environ, "STATEDEPTH_CACHE": str(folder / "cache"), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    return subprocess.run([sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False, **more)
+    env = {
+        **os.environ,
+        "STATEDEPTH_CACHE": str(folder / "cache"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=ROOT, env=env, capture_output=True, text=True, check=False, **more
+    )
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +41,14 @@ def executed(tmp_path_factory):
     )
     found = {}
     for name in notebook.known():
-        arguments = ["-c", script, name, yaml.safe_dump(SMOKE[name]), str(folder / "executed"), str(folder / "data" / name)]
+        arguments = [
+            "-c",
+            script,
+            name,
+            yaml.safe_dump(SMOKE[name]),
+            str(folder / "executed"),
+            str(folder / "data" / name),
+        ]
         done = python(*arguments, folder=folder)
         assert done.returncode == 0, done.stderr[-3000:]
         found[name] = folder / "executed" / f"{name}.ipynb", folder / "data" / name
@@ -46,7 +60,11 @@ def test_every_notebook_runs_at_smoke_size_and_leaves_a_whole_run(executed):
         run = json.loads((data / "run.json").read_text())
         assert run["profile"] == "custom" and run["parameters"]["seeds"] == [0]
         assert json.loads((data / "verdict.json").read_text())["outcome"] == "not tested"
-        assert not [c for c in nbformat.read(path, 4).cells if c.cell_type == "code" and any(o.output_type == "error" for o in c.outputs)]
+        assert not [
+            c
+            for c in nbformat.read(path, 4).cells
+            if c.cell_type == "code" and any(o.output_type == "error" for o in c.outputs)
+        ]
 
 
 def test_executed_notebooks_hold_no_time_no_progress_bar_and_no_folder_of_this_machine(executed):
@@ -59,10 +77,19 @@ def test_executed_notebooks_hold_no_time_no_progress_bar_and_no_folder_of_this_m
 def test_the_plain_pipe_gives_the_same_tables(executed):
     folder, found = executed
     out = folder / "piped"
-    parameters = " ".join(f"-p {k} '{json.dumps(v) if not isinstance(v, str) else v}'" for k, v in {**SMOKE["flip"], "out": str(out)}.items())
+    parameters = " ".join(
+        f"-p {k} '{json.dumps(v) if not isinstance(v, str) else v}'"
+        for k, v in {**SMOKE["flip"], "out": str(out)}.items()
+    )
     pipe = f"jupytext --to ipynb -o - notebooks/flip.py | papermill - {folder}/piped.ipynb {parameters}"
-    env = {**os.environ, "STATEDEPTH_CACHE": str(folder / "cache"), "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
-    done = subprocess.run(["bash", "-o", "pipefail", "-c", pipe], cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    env = {
+        **os.environ,
+        "STATEDEPTH_CACHE": str(folder / "cache"),
+        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+    }
+    done = subprocess.run(
+        ["bash", "-o", "pipefail", "-c", pipe], cwd=ROOT, env=env, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     for name in ("readability", "baselines", "indices"):
         pd.testing.assert_frame_equal(pd.read_csv(out / f"{name}.csv"), pd.read_csv(found["flip"][1] / f"{name}.csv"))
@@ -98,18 +125,18 @@ def test_impossible_and_inconsistent_values_are_one_line_and_leave_nothing(value
         "try: publish.execute('flip', yaml.safe_load(sys.argv[1]), Path(sys.argv[2]), Path(sys.argv[3]))\n"
         "except publish.RunFailed as error: sys.exit(f'error: {error}')"
     )
-    done = python("-c", script, yaml.safe_dump(values), str(tmp_path / "executed"), str(tmp_path / "data"), folder=tmp_path)
+    done = python(
+        "-c", script, yaml.safe_dump(values), str(tmp_path / "executed"), str(tmp_path / "data"), folder=tmp_path
+    )
     assert done.returncode == 1
     assert done.stderr.strip().splitlines()[-1].startswith(f"error: flip: {says}")
     assert not [p for p in (*tmp_path.glob("executed/*"), *tmp_path.glob("data/*"))]
 
 
 def test_a_misspelt_parameter_stops_the_plain_pipe_too(tmp_path):
-    from statedepth.notebook import begin
-
     given = {name: p.default for name, p in notebook.declared("flip").items()}
     with pytest.raises(ValueError, match="d_modell: not a parameter of flip"):
-        begin("flip", {**given, "d_modell": 48, "out": str(tmp_path)})
+        notebook.begin("flip", {**given, "d_modell": 48, "out": str(tmp_path)})
 
 
 def test_profiles_change_only_declared_parameters():
@@ -118,8 +145,6 @@ def test_profiles_change_only_declared_parameters():
 
 
 def test_scrubbing_twice_changes_nothing(executed, tmp_path):
-    from statedepth.publish import scrub
-
     for path, _ in executed[1].values():
         copy = tmp_path / path.name
         copy.write_bytes(path.read_bytes())

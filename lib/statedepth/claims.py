@@ -23,6 +23,7 @@ Tables = dict[str, pd.DataFrame]
 
 
 def task_name(task: str) -> str:
+    """The task's name as readers see it."""
     return TASK_NAMES.get(task, task)
 
 
@@ -163,7 +164,7 @@ def contrasts(table: pd.DataFrame) -> pd.DataFrame:
             return seeds.get((task, architecture), pd.Series(dtype=float))
 
         def flip_of(architecture: str) -> pd.Series:
-            return (of("parity", architecture) - of("dyck-2-4", architecture)).dropna()  # noqa: B023 (used at once)
+            return (of("parity", architecture) - of("dyck-2-4", architecture)).dropna()
 
         towards = -1 if index == "spread" else 1
         for architecture in [a for a in NAMES if a != "transformer" and a in set(table["architecture"])]:
@@ -214,10 +215,10 @@ def flip(tables: Tables) -> Verdict:
     pooled = found[found["positions"] == "pooled"]
     tested, flips, parts, deciding = [], [], [], []
     provisional = bool(len(pooled) == 0 or pooled["n"].min() < MIN_SEEDS)
-    for architecture in NAMES:
+    for architecture, name in NAMES.items():
         if architecture == "transformer":
             continue
-        name, rows = NAMES[architecture], pooled[pooled["architecture"] == architecture]
+        rows = pooled[pooled["architecture"] == architecture]
         if not len(rows):
             parts.append(Part(f"{architecture}.flips", f"{name} flips against the Transformer", None))
             continue
@@ -350,9 +351,10 @@ def numbers_of_flip(tables: Tables) -> dict[str, Number]:
         for task in ("parity", "dyck-2-4", "interaction"):
             for index in profiles.INDICES:
                 row = differences.query("architecture == @architecture and task == @task and index == @index")
-                value, text = (None, "") if not len(row) else (row["difference"].iloc[0], interval_text(row.iloc[0]))
+                difference = float(row["difference"].iloc[0]) if len(row) else None
+                text = interval_text(row.iloc[0]) if len(row) else ""
                 label = f"{index} of {NAMES[architecture]} minus the Transformer's, {task_name(task)}"
-                add(f"{architecture}.{task}.{index}_difference", value, text, label, "flip-indices")
+                add(f"{architecture}.{task}.{index}_difference", difference, text, label, "flip-indices")
     return found
 
 

@@ -154,7 +154,7 @@ def profile_lines(tables: Tables) -> Figure:
     floors = _floors(tables, pooled)
     panels = []
     for panel in _panels(pooled):
-        row = []
+        row: list[alt.LayerChart] = []
         for name in [a for a in ARCHITECTURES if a in set(pooled["name"])]:
             here = lines[(lines["panel"] == panel) & (lines["name"] == name)]
             floor = floors[floors["panel"] == panel]
@@ -201,7 +201,7 @@ def _profile_panel(lines: pd.DataFrame, floor: pd.DataFrame, name: str, first: b
         ),
     ]
     heading = alt.TitleParams(name, subtitle=title if first else " ", color=COLOURS[name], subtitleFontSize=12)
-    return alt.layer(*layers).properties(width=104, height=110, title=heading)
+    return alt.LayerChart(layer=layers).properties(width=104, height=110, title=heading)
 
 
 def by_position(tables: Tables) -> Figure:

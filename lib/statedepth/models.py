@@ -90,6 +90,7 @@ class RecurrentStack(nn.Module):
         self.layers = nn.ModuleList([kind(width, width, batch_first=True) for _ in range(n_layers)])
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, T) int64 tokens to (B, T, D)."""
         h = self.embeddings(tokens)
         for layer in self.layers:
             h, _ = layer(h)
@@ -103,15 +104,16 @@ class Tracker(nn.Module):
     embedding. Raises ValueError for more tokens than there are positions.
     """
 
-    def __init__(self, backbone: nn.Module, width: int, n_outputs: int, n_positions: int = 0) -> None:
+    def __init__(self, backbone: Any, width: int, n_outputs: int, n_positions: int = 0) -> None:
         super().__init__()
-        self.backbone = backbone
+        self.backbone: Any = backbone
         self.head = nn.Linear(width, n_outputs)
         self.positions = nn.Embedding(n_positions, width) if n_positions else None
         if self.positions is not None:
             nn.init.normal_(self.positions.weight, std=0.02)  # as GPT-NeoX's own embedding
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, T) int64 tokens to (B, T, n_outputs) logits."""
         if isinstance(self.backbone, RecurrentStack):
             return self.head(self.backbone(tokens))
         embedded = self.backbone.get_input_embeddings()(tokens)
@@ -145,7 +147,6 @@ def _backbone(spec: ModelSpec, vocab_size: int) -> nn.Module:
             num_attention_heads=spec.n_heads,
             intermediate_size=4 * spec.width,
             rope_parameters={"rope_type": "default", "rope_theta": 10_000.0, "partial_rotary_factor": 1.0},
-            attn_implementation="sdpa",
         )
         return transformers.GPTNeoXModel(config)
     if spec.family == "mamba":

@@ -143,7 +143,7 @@ def permutation_p(a: np.ndarray, b: np.ndarray, sign: int) -> float:
         return first / len(a) - (total - first) / len(b)
 
     seen = difference(a.sum())
-    score = (lambda d: abs(d)) if sign == 0 else (lambda d: sign * d)
+    score = abs if sign == 0 else (lambda d: sign * d)
     deals = [difference(pool[list(chosen)].sum()) for chosen in itertools.combinations(range(len(pool)), len(a))]
     slack = 1e-12 * max(1.0, float(np.abs(pool).max()))  # equal deals must count as equal
     return float(np.mean([score(d) >= score(seen) - slack for d in deals]))

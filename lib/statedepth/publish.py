@@ -20,7 +20,7 @@ from statedepth.grid import ROOT
 BOOK, BUILD = ROOT / "book", ROOT / "_build"
 
 
-class RunFailed(Exception):
+class RunFailed(Exception):  # noqa: N818 (it is what happened, not a fault of ours)
     """A notebook stopped; the message is one line that says why."""
 
 

@@ -31,7 +31,7 @@ def _exp(x: float) -> float:
 def _(x):  # type: ignore[no-untyped-def]
     """In float32 a polynomial that the compiler turns into vector code; to about 2 units in the last place."""
     if x is not numba.types.float32:
-        return lambda x: math.exp(x)
+        return lambda x: math.exp(x)  # noqa: PLW0108 (numba compares the names of arguments)
 
     def single(x):  # type: ignore[no-untyped-def]
         x = min(max(x, LOWEST), HIGHEST)
@@ -151,7 +151,9 @@ def _conv_by_taps(
     """Depthwise causal convolution of (B, E, T) as a sum of shifted taps: grouped conv1d is slow on a CPU."""
     taps, length = weight.shape[-1], hidden_states.shape[-1]
     padded = F.pad(hidden_states, (taps - 1, 0))
-    out = sum(padded[..., j : j + length] * weight[:, j, None] for j in range(taps))
+    out = padded[..., :length] * weight[:, 0, None]
+    for j in range(1, taps):
+        out = out + padded[..., j : j + length] * weight[:, j, None]
     if bias is not None:
         out = out + bias[:, None]
     return out if activation is None else modeling_mamba.ACT2FN[activation](out)
@@ -205,7 +207,7 @@ ORIGINAL = {
         (modeling_mamba2, "mamba2_chunk_scan"),
     ]
 }
-OURS = {
+OURS: dict[str, Any] = {
     "mamba_inner_fn": lambda *_, **__: None,  # no fused kernel: the mixer goes on with the parts below
     "mamba2_split_conv1d_scan_combined": lambda *_, **__: None,
     "mamba_selective_scan": _mamba_scan,

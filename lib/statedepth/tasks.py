@@ -56,6 +56,7 @@ class Task:
 
     @property
     def n_outputs(self) -> int:
+        """Classes of the target."""
         return self.n_states[self.target]
 
     @cached_property
@@ -162,7 +163,7 @@ def _group(name: str, elements: list, product: Callable) -> Task:
     def step(state: Hashable, token: int) -> Hashable:
         if not 0 <= token < n:
             raise ValueError(f"token={token!r}: {name} has the tokens 0..{n - 1}")
-        return table[state][token]  # type: ignore[index]
+        return table[state][token]  # type: ignore[call-overload]
 
     return Task(name, n, {"state": n}, "state", 0, step, lambda _: uniform, lambda s: {"state": s})  # type: ignore[dict-item]
 

@@ -42,18 +42,18 @@ class TrainSpec:
     grow_at: float = 0.95  # accuracy at the last two positions at which the length grows
 
     def __post_init__(self) -> None:
-        rules: dict[str, tuple[type | tuple[type, ...], float, float]] = {
-            "length": (int, 4, 1024),
-            "steps": (int, 1, 1_000_000),
-            "lr": ((int, float), 1e-6, 1.0),
-            "batch": (int, 1, 65536),
-            "min_length": (int, 2, 1024),
-            "grow_at": ((int, float), 0.0, 1.0),
-        }
-        for name, (kind, low, high) in rules.items():
+        for name, kind, low, high in (
+            ("length", int, 4, 1024),
+            ("steps", int, 1, 1_000_000),
+            ("lr", float, 1e-6, 1),
+            ("batch", int, 1, 65536),
+            ("min_length", int, 2, 1024),
+            ("grow_at", float, 0, 1),
+        ):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, kind) or not low <= value <= high:
-                raise ValueError(f"{name}={value!r}: must be a number from {low:g} to {high:g}")
+            if isinstance(value, bool) or not isinstance(value, (int, kind)) or not low <= value <= high:
+                what = "a whole number" if kind is int else "a number"
+                raise ValueError(f"{name}={value!r}: must be {what} from {low:g} to {high:g}")
         if self.min_length > self.length:
             raise ValueError(f"min_length={self.min_length}: must not exceed length={self.length}")
 
@@ -172,7 +172,8 @@ def train(
     model = models.build(run.model, task.vocab_size, task.n_outputs).to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=spec.lr, weight_decay=0.01)
     generator = torch.Generator().manual_seed(run.model.seed + 1)
-    longest, first, history = spec.min_length, 0, []
+    longest, first = spec.min_length, 0
+    history: list[dict[str, float]] = []
     resume = None if folder is None else folder / f"{run.key}.resume.safetensors"
     if resume is not None and resume.exists():
         longest, first, history = _load_progress(resume, model, optimiser, generator)
