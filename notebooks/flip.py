@@ -51,13 +51,13 @@ seeds: list[int] = [0, 1, 2, 3, 4]  # training seeds; fewer than 5 make the verd
 d_model: int = 64  # features of Mamba's stream; the other families derive theirs, so that sizes agree
 n_layers: int = 4  # blocks
 length: int = 20  # tokens, the longest training length
-steps: int = 0  # optimiser steps; 0 = the recipe of each architecture
+steps: int = 0  # optimiser steps; 0 for the recipe of each architecture
 n_fit: int = 4096  # sequences that a probe is fitted on
 n_test: int = 2048  # sequences that its accuracy is reported on
 fresh: list[str] = []  # task/architecture pairs that get one more seed, trained here from nothing
 device: str = "auto"  # auto, cpu or cuda
-workers: int = 0  # processes; 0 = one per core
-out: str = ""  # folder for the tables; empty = a folder of this notebook's under _build
+workers: int = 0  # processes; 0 for one per core
+out: str = ""  # folder for the tables; empty for a folder of this notebook's under _build
 
 # %% tags=["hide-input"]
 import pandas as pd

@@ -190,9 +190,8 @@ def contrasts(table: pd.DataFrame) -> pd.DataFrame:
                 )
     columns = ["positions", "index", "task", "architecture", "expected_sign", "difference", "low", "high", "n", "p"]
     result = pd.DataFrame(rows, columns=columns)
-    if len(result):
-        family = [result["positions"], result["index"], result["task"] == "interaction"]
-        result["p_holm"] = result.groupby(family)["p"].transform(lambda p: profiles.holm(p.to_numpy()))
+    family = [result["positions"], result["index"], result["task"] == "interaction"]
+    result["p_holm"] = result.groupby(family)["p"].transform(lambda p: profiles.holm(p.to_numpy())) if rows else []
     return result
 
 

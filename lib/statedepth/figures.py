@@ -27,7 +27,9 @@ READABILITY = "readability A′"
 
 def _theme(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
     return (
-        chart.configure(font=FONT, background="transparent", padding=4)
+        chart.configure(
+            font=FONT, background="transparent", padding=4, aria=False
+        )  # the figure as a whole has its text
         .configure_view(stroke=None)
         .configure_axis(labelFontSize=12, titleFontSize=12, titleFontWeight="normal", gridOpacity=0.35, domain=False)
         .configure_header(labelFontSize=13, labelFontWeight="bold", title=None)
@@ -71,6 +73,14 @@ def _over_seeds(table: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n"])
 
 
+def _complete(table: pd.DataFrame, panels: list[str]) -> pd.DataFrame:
+    """With an empty row for each panel and architecture that has none: a facet without data shifts all later ones."""
+    names = [name for name in ARCHITECTURES if name in set(table["name"])]
+    have = set(zip(table["panel"], table["name"], strict=True))
+    lacking = [{"panel": p, "name": n, "site": 0} for p in panels for n in names if (p, n) not in have]
+    return pd.concat([table, pd.DataFrame(lacking)]).reset_index(drop=True) if lacking else table
+
+
 def _profiles(tables: Tables, passed: bool = True) -> pd.DataFrame:
     table = _named(profiles.with_readability(tables["readability"]))
     return table[table["passed"]] if passed else table
@@ -104,7 +114,7 @@ def readability_map(tables: Tables) -> Figure:
             color=alt.Color(
                 "mean:Q",
                 scale=alt.Scale(scheme="viridis", domain=[0, 1], clamp=True),
-                legend=alt.Legend(title=f"{READABILITY}: 0 = majority class, 1 = always right", gradientLength=180),
+                legend=alt.Legend(title="readability (1 = always right)", gradientLength=200, titleLimit=300),
             ),
             tooltip=[
                 alt.Tooltip("name:N", title="architecture"),
@@ -119,9 +129,14 @@ def readability_map(tables: Tables) -> Figure:
         label = base.mark_text(fontSize=12).encode(
             text="text:N", color=alt.condition(dark, alt.value("white"), alt.value("#111"))
         )
-        panels.append((fill + label).properties(title=panel, width=300, height=26 * cells["row"].nunique()))
-    alt_text = "Heat map of readability in per cent, architecture by site. " + _describe_rises(tables)
-    return Figure(_theme(alt.vconcat(*panels)), "flip.readability", alt_text, _describe_rises(tables))
+        panels.append(
+            (fill + label).properties(
+                title=panel, width=300, height=25 * cells[cells["panel"] == panel]["row"].nunique()
+            )
+        )
+    finding = _describe_rises(tables) or "No model passed, so there is nothing to read."
+    alt_text = f"Heat map of readability in per cent, architecture by site. {finding}"
+    return Figure(_theme(alt.vconcat(*panels)), "flip.readability", alt_text, finding)
 
 
 def _describe_rises(tables: Tables) -> str:
@@ -142,66 +157,67 @@ def _describe_rises(tables: Tables) -> str:
 
 def profile_lines(tables: Tables) -> Figure:
     """How sure is each profile, and what do its baselines reach?"""
-    table = _profiles(tables)
-    pooled = table[table["position"] == 0]
+    pooled = _profiles(tables).query("position == 0")
     by = ["panel", "name", "site"]
     kinds = {
         "state": pooled.query("network == 'trained' and labels == 'task'"),
         "untrained network": pooled.query("network == 'untrained'"),
         "control labels": pooled.query("labels == 'control'"),
     }
-    lines = pd.concat([_over_seeds(part, by, "readability").assign(kind=kind) for kind, part in kinds.items()])
-    floors = _floors(tables, pooled)
-    panels = []
-    for panel in _panels(pooled):
-        row: list[alt.LayerChart] = []
-        for name in [a for a in ARCHITECTURES if a in set(pooled["name"])]:
-            here = lines[(lines["panel"] == panel) & (lines["name"] == name)]
-            floor = floors[floors["panel"] == panel]
-            row.append(_profile_panel(here, floor, name, first=not row, title=panel))
-        panels.append(alt.hconcat(*row, spacing=8))
-    caption = (
-        "Readability of the state at each site (colour; band: pointwise 95% t interval over seeds) beside what an "
-        "untrained network (grey), meaningless control labels (grey, dotted) and the last 3l+1 tokens with the position "
-        "(black, dashed; exact Bayes) allow at the same site."
-    )
-    return Figure(_theme(alt.vconcat(*panels)), "flip.profiles", f"{caption} {_describe_rises(tables)}", caption)
-
-
-def _floors(tables: Tables, pooled: pd.DataFrame) -> pd.DataFrame:
-    """Bayes and position-only baselines on the scale of readability."""
-    majority = pooled.query("labels == 'task'").groupby(["panel", "task", "variable"])["majority"].mean().reset_index()
-    floors = tables["baselines"].query("position == 0").merge(majority, on=["task", "variable"])
-    for kind in ("bayes_window", "position_only"):
-        floors[kind] = (floors[kind] - floors["majority"]) / (1 - floors["majority"])
-    return floors
-
-
-def _profile_panel(lines: pd.DataFrame, floor: pd.DataFrame, name: str, first: bool, title: str) -> alt.LayerChart:
-    x = alt.X("site:O", title=None, axis=alt.Axis(labelAngle=0, grid=False))
-    axis = alt.Axis(title=READABILITY if first else None, labels=first, values=[0, 0.5, 1])
-    y = alt.Y("mean:Q", scale=alt.Scale(domain=[-0.15, 1.1], clamp=True), axis=axis)
-    state = alt.Chart(lines[lines["kind"] == "state"]).encode(x=x)
-    tooltip = ["kind:N", "site:O", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("mean", "low", "high")), "n:Q"]
-    other = alt.Chart(lines[lines["kind"] != "state"])
+    parts = [_over_seeds(part, by, "readability").assign(kind=kind) for kind, part in kinds.items()]
+    lines = _complete(pd.concat([*parts, _window_floor(tables, pooled)]).reset_index(drop=True), _panels(pooled))
+    x = alt.X("site:O", title="site", axis=alt.Axis(labelAngle=0, grid=False))
+    scale = alt.Scale(domain=[-0.15, 1.1], clamp=True)
+    y = alt.Y("mean:Q", scale=scale, title=READABILITY, axis=alt.Axis(values=[0, 0.5, 1]))
+    dashes = alt.Scale(domain=["untrained network", "control labels", WINDOW], range=[[1, 0], [2, 2], [6, 3]])
+    greys = alt.Scale(domain=dashes.domain, range=["#9a9a9a", "#9a9a9a", GREY])
+    tooltip = [
+        "name:N",
+        "kind:N",
+        "site:O",
+        *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("mean", "low", "high")),
+        "n:Q",
+    ]
+    everything = alt.Chart().encode(x=x)
+    state = everything.transform_filter("datum.kind == 'state'").encode(color=_colour())
     layers = [
-        state.mark_area(color=COLOURS[name], opacity=0.25).encode(y=alt.Y("low:Q", axis=axis), y2="high:Q"),
-        other.mark_line(color=GREY, point={"color": GREY, "size": 12}).encode(
-            x=x,
+        state.mark_area(opacity=0.25).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q"),
+        everything.transform_filter("datum.kind != 'state'")
+        .mark_line()
+        .encode(
             y=y,
             tooltip=tooltip,
-            detail="kind:N",
-            strokeDash=alt.StrokeDash("kind:N", scale=alt.Scale(range=[[2, 2], [1, 0]]), legend=None),
+            strokeDash=alt.StrokeDash("kind:N", scale=dashes, legend=alt.Legend(title=None, labelLimit=260)),
+            stroke=alt.Stroke("kind:N", scale=greys, legend=alt.Legend(title=None, labelLimit=260)),
         ),
-        alt.Chart(floor)
-        .mark_line(color="#333", strokeDash=[6, 3])
-        .encode(x=x, y=alt.Y("bayes_window:Q", axis=axis), tooltip=[alt.Tooltip("bayes_window:Q", format=".3f")]),
-        state.mark_line(color=COLOURS[name], strokeWidth=2.5, point={"color": COLOURS[name]}).encode(
-            y=y, tooltip=tooltip
-        ),
+        state.mark_line(strokeWidth=2.5, point=True).encode(y=y, tooltip=tooltip),
     ]
-    heading = alt.TitleParams(name, subtitle=title if first else " ", color=COLOURS[name], subtitleFontSize=12)
-    return alt.LayerChart(layer=layers).properties(width=104, height=110, title=heading)
+    chart = (
+        alt.layer(*layers, data=lines)
+        .properties(width=94, height=110)
+        .facet(
+            row=alt.Row("panel:N", sort=_panels(pooled), title=None),
+            column=alt.Column("name:N", sort=ARCHITECTURES, title=None),
+            spacing={"row": 12, "column": 8},
+        )
+    )
+    caption = (
+        "Readability of the state at each site (colour; band: pointwise 95% t interval over seeds) beside what an untrained "
+        "network, meaningless control labels, and the last 3l+1 tokens with the position (exact Bayes) reach at that site."
+    )
+    return Figure(_theme(chart), "flip.profiles", f"{caption} {_describe_rises(tables)}", caption)
+
+
+WINDOW = "last 3l+1 tokens (Bayes)"
+
+
+def _window_floor(tables: Tables, pooled: pd.DataFrame) -> pd.DataFrame:
+    """The Bayes baseline on the scale of readability, a row for each panel, architecture and site."""
+    where = ["panel", "name", "task", "variable", "architecture"]
+    majority = pooled.query("labels == 'task'").groupby(where, as_index=False)["majority"].mean()
+    floor = majority.merge(tables["baselines"].query("position == 0"), on=["task", "variable"])
+    value = (floor["bayes_window"] - floor["majority"]) / (1 - floor["majority"])
+    return floor[["panel", "name", "site"]].assign(mean=value, low=value, high=value, kind=WINDOW)
 
 
 def by_position(tables: Tables) -> Figure:
@@ -209,39 +225,35 @@ def by_position(tables: Tables) -> Figure:
     table = _profiles(tables).query("network == 'trained' and labels == 'task' and position > 0")
     table = table[table["variable"] == table["task"].map(VERDICT_VARIABLE).fillna(table["variable"])]
     cells = _over_seeds(table, ["panel", "name", "site", "position"], "own_accuracy")
-    edge = pd.DataFrame({"site": sorted(cells["site"].unique())}).assign(position=lambda t: 3 * t["site"] + 1)
-    edge = edge[edge["position"] < cells["position"].max()]
-    ticks = [p for p in (1, 5, 10, 15, 20, 25, 30, 35, 40) if p <= cells["position"].max()]
-    columns = []
-    for panel in _panels(table):
-        rows = []
-        for name in [a for a in ARCHITECTURES if a in set(cells["name"])]:
-            here = cells[(cells["panel"] == panel) & (cells["name"] == name)]
-            y = alt.Y("site:O", sort="descending", title="site")
-            x = alt.X("position:O", title=None, axis=alt.Axis(labelAngle=0, values=ticks))
-            fill = (
-                alt.Chart(here)
-                .mark_rect()
-                .encode(
-                    x=x,
-                    y=y,
-                    color=alt.Color(
-                        "mean:Q",
-                        scale=alt.Scale(scheme="viridis", domain=[0.4, 1], clamp=True),
-                        legend=alt.Legend(title="accuracy of a probe fitted at that position", gradientLength=180),
-                    ),
-                    tooltip=["site:O", "position:O", alt.Tooltip("mean:Q", format=".3f"), "n:Q"],
-                )
-            )
-            mark = alt.Chart(edge).mark_text(text="▏", color="white", fontSize=17, dx=8).encode(x=x, y=y)
-            title = alt.TitleParams(f"{name} · {panel}", color=COLOURS[name])
-            rows.append((fill + mark).properties(width=270, height=76, title=title))
-        columns.append(alt.vconcat(*rows))
-    caption = (
-        "Accuracy of a probe fitted at one position alone, by site and position, mean over seeds. Left of the white bar "
-        "the last 3l+1 tokens still reach the start of the string, so that no running state is needed there."
+    cells["edge"] = cells["position"] == 3 * cells["site"] + 1
+    cells = _complete(cells, _panels(table)).fillna({"position": 1, "edge": False})
+    ticks = [1, *range(5, int(tables["readability"]["position"].max()) + 1, 5)]
+    x = alt.X("position:O", title="position", axis=alt.Axis(labelAngle=0, values=ticks))
+    y = alt.Y("site:O", sort="descending", title="site")
+    base = alt.Chart().encode(x=x, y=y)
+    fill = base.mark_rect().encode(
+        color=alt.Color(
+            "mean:Q",
+            scale=alt.Scale(scheme="viridis", domain=[0.4, 1], clamp=True),
+            legend=alt.Legend(title="probe accuracy", gradientLength=200, titleLimit=300),
+        ),
+        tooltip=["name:N", "site:O", "position:O", alt.Tooltip("mean:Q", format=".3f"), "n:Q"],
     )
-    return Figure(_theme(alt.hconcat(*columns)), "flip.by_position", caption, caption)
+    mark = base.transform_filter("datum.edge").mark_tick(color="white", thickness=2, xOffset=6, height=14)
+    chart = (
+        alt.layer(fill, mark, data=cells)
+        .properties(width=240, height=76)
+        .facet(
+            row=alt.Row("name:N", sort=ARCHITECTURES, title=None),
+            column=alt.Column("panel:N", sort=_panels(table), title=None),
+            spacing={"row": 8, "column": 12},
+        )
+    )
+    caption = (
+        "Accuracy of a probe fitted at one position alone, by site and position, mean over seeds. Left of the white bar the "
+        "last 3l+1 tokens still reach the start of the string, so that no running state is needed there."
+    )
+    return Figure(_theme(chart), "flip.by_position", caption, caption)
 
 
 def index_contrasts(tables: Tables) -> Figure:
@@ -260,27 +272,24 @@ def index_contrasts(tables: Tables) -> Figure:
         y = alt.Y("name:N", sort=ARCHITECTURES, title=None, scale=alt.Scale(paddingInner=0.3))
         offset = alt.YOffset("task:N", sort=[task_name("parity"), task_name("dyck-2-4")])
         base = alt.Chart(here).encode(y=y, yOffset=offset, color=_colour())
-        title = f"{index}: {meaning}"
-        x = alt.X("difference:Q", title="architecture minus Transformer")
+        title = alt.TitleParams(index, subtitle=meaning, subtitleFontSize=12)
+        tooltip = [
+            "name:N",
+            "task:N",
+            *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("difference", "low", "high")),
+            alt.Tooltip("p:Q", format=".3f", title="one-sided p"),
+            alt.Tooltip("p_holm:Q", format=".3f", title="Holm"),
+            "n:Q",
+        ]
+        marks = alt.Scale(domain=[task_name("parity"), task_name("dyck-2-4")], range=["square", "circle"])
+        shape = alt.Shape(
+            "task:N", scale=marks, legend=alt.Legend(title=None, symbolFillColor=GREY, symbolStrokeColor=GREY)
+        )
         layers = [
             alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=GREY).encode(x=alt.X("zero:Q", title=None)),
             base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=None), x2="high:Q"),
-            base.mark_point(size=70, strokeWidth=2).encode(
-                x=x,
-                shape=alt.Shape("task:N", legend=alt.Legend(title=None, symbolStrokeColor=GREY)),
-                fill=alt.Fill(
-                    "task:N",
-                    scale=alt.Scale(range=["white", GREY], domain=[task_name("dyck-2-4"), task_name("parity")]),
-                    legend=None,
-                ),
-                tooltip=[
-                    "name:N",
-                    "task:N",
-                    *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("difference", "low", "high")),
-                    alt.Tooltip("p:Q", format=".3f", title="one-sided p"),
-                    alt.Tooltip("p_holm:Q", format=".3f", title="Holm"),
-                    "n:Q",
-                ],
+            base.mark_point(size=55, strokeWidth=2, opacity=1, filled=True).encode(
+                x=alt.X("difference:Q", title=None, scale=alt.Scale(domain=[-1, 1])), shape=shape, tooltip=tooltip
             ),
         ]
         panels.append(alt.layer(*layers).properties(width=230, height=150, title=title))
@@ -302,7 +311,8 @@ def published(tables: Tables) -> Figure:
     for (architecture, task), here in both.groupby(["architecture", "task"], sort=False):
         name = NAMES[str(architecture)]
         x = alt.X("site:O", title="site", axis=alt.Axis(labelAngle=0))
-        y = alt.Y("mean:Q", title="probe accuracy", scale=alt.Scale(domain=[0.4, 1.02]), axis=alt.Axis(format="%"))
+        scale = alt.Scale(domain=[0.4, 1.02])
+        y = alt.Y("mean:Q", title="probe accuracy", scale=scale, axis=alt.Axis(format="%", tickCount=4))
         base = alt.Chart(here).encode(x=x)
         tooltip = [
             "site:O",
@@ -310,19 +320,21 @@ def published(tables: Tables) -> Figure:
             alt.Tooltip("mean:Q", format=".1%", title="ours"),
             "n:Q",
         ]
-        last = here[here["site"] == here["site"].min()]
+        key = alt.Chart(here[here["site"] == here["site"].max()]).encode(x=x)
         layers = [
-            base.mark_area(opacity=0.25, color=COLOURS[name]).encode(y=alt.Y("low:Q", title=None), y2="high:Q"),
+            base.mark_area(opacity=0.25, color=COLOURS[name]).encode(
+                y=alt.Y("low:Q", title=None, scale=scale), y2="high:Q"
+            ),
             base.mark_line(color=COLOURS[name], point={"color": COLOURS[name]}).encode(y=y, tooltip=tooltip),
             base.mark_line(color=GREY, strokeDash=[5, 3], point={"color": GREY, "shape": "diamond"}).encode(
                 y=alt.Y("published:Q", title=None), tooltip=tooltip
             ),
-            alt.Chart(last)
-            .mark_text(align="left", dx=8, dy=12, color=GREY, text="published")
-            .encode(x=x, y="published:Q"),
-            alt.Chart(last)
-            .mark_text(align="left", dx=8, dy=-8, color=COLOURS[name], text="ours")
-            .encode(x=x, y="mean:Q"),
+            key.mark_text(align="right", dx=14, fontSize=12, color=COLOURS[name]).encode(
+                y=alt.datum(0.53), text=alt.value("ours")
+            ),
+            key.mark_text(align="right", dx=14, fontSize=12, color=GREY).encode(
+                y=alt.datum(0.45), text=alt.value("published (dashed)")
+            ),
         ]
         title = alt.TitleParams(f"{name} · {task_name(str(task))}", color=COLOURS[name])
         panels.append(alt.layer(*layers).properties(width=220, height=130, title=title))
@@ -340,7 +352,7 @@ def accuracies(tables: Tables) -> Figure:
     table = table.assign(
         times=table["length"] / table["trained_length"], state=table["passed"].map({True: "passed", False: "failed"})
     )
-    panels = []
+    panels, lowest = [], 0.1 * int(10 * table["accuracy"].min())
     for task, here in table.groupby("task", sort=False):
         x = alt.X("times:O", title="length, in training lengths", axis=alt.Axis(labelAngle=0, format=".1~f"))
         dots = (
@@ -349,7 +361,9 @@ def accuracies(tables: Tables) -> Figure:
             .encode(
                 x=x,
                 xOffset=alt.XOffset("name:N", sort=ARCHITECTURES),
-                y=alt.Y("accuracy:Q", title="accuracy", scale=alt.Scale(zero=False), axis=alt.Axis(format="%")),
+                y=alt.Y(
+                    "accuracy:Q", title="accuracy", scale=alt.Scale(domain=[lowest, 1.0]), axis=alt.Axis(format="%")
+                ),
                 color=_colour(legend=True),
                 shape=alt.Shape(
                     "state:N",
@@ -384,6 +398,6 @@ CHARTS: dict[str, dict[str, Callable[[Tables], Figure]]] = {
 }
 
 
-def charts(notebook: str, tables: Tables) -> dict[str, Figure]:
-    """Every figure of a notebook, drawn from its tables."""
-    return {name: draw(tables) for name, draw in CHARTS.get(notebook, {}).items()}
+def chart(notebook: str, name: str, tables: Tables) -> Figure:
+    """One figure of a notebook, drawn from its tables. KeyError for a figure that it does not have."""
+    return CHARTS[notebook][name](tables)

@@ -17,6 +17,7 @@ from typing import Any
 import joblib
 import pandas as pd
 import torch
+from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
 from statedepth import probes, training
@@ -176,7 +177,7 @@ def _parallel(function: Callable[..., str], items: Sequence[tuple], workers: int
     workers = workers or os.cpu_count() or 1
     jobs: Iterable[str]
     if workers == 1 or len(items) == 1:
-        jobs = (function(*item) for item in items)
+        jobs = (_one_thread(function, *item) for item in items)
     else:
         pool = joblib.Parallel(n_jobs=min(workers, len(items)), return_as="generator_unordered")
         jobs = pool(joblib.delayed(_one_thread)(function, *item) for item in items)
@@ -187,5 +188,11 @@ def _parallel(function: Callable[..., str], items: Sequence[tuple], workers: int
 
 
 def _one_thread(function: Callable[..., str], *item: Any) -> str:
+    """More threads gain nothing at these sizes, and on busy cores they wait for one another."""
+    threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    return function(*item)
+    try:
+        with threadpool_limits(1):
+            return function(*item)
+    finally:
+        torch.set_num_threads(threads)

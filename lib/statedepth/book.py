@@ -1,0 +1,302 @@
+"""The Sphinx extension of the book: numbers, charts, verdicts and run blocks come from tables when the site is built."""
+
+import difflib
+import hashlib
+import html
+import json
+import shutil
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.parsers.rst import Directive, directives
+from latex2mathml.converter import convert as mathml
+from sphinx.application import Sphinx
+from sphinx.util import logging
+from sphinx.util.docutils import SphinxDirective, SphinxRole
+
+from statedepth import claims, figures, render, tables
+
+LOG = logging.getLogger(__name__)
+NOT_MEASURED = "not measured yet"
+
+
+class UnknownKey(Exception):  # noqa: N818
+    """A page asks for something that no run made; the message lists what comes near."""
+
+
+def _folder(app: Sphinx) -> Path:
+    return Path(app.srcdir) / app.config.statedepth_data
+
+
+def _run(folder: Path, notebook: str) -> dict[str, Any] | None:
+    path = folder / notebook / "run.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+@cache
+def _tables(folder: Path, notebook: str, _digest: str) -> claims.Tables:
+    return tables.read_folder(folder / notebook)
+
+
+@cache
+def _numbers(folder: Path, notebook: str, digest: str) -> dict[str, claims.Number]:
+    return claims.numbers(notebook, _tables(folder, notebook, digest))
+
+
+def digest_of(folder: Path) -> str:
+    """Of every table and record in a data folder; checkpoints are not shown on pages and do not count."""
+    files = sorted(p for p in folder.rglob("*") if p.suffix in {".csv", ".json"} and "checkpoints" not in p.parts)
+    return hashlib.sha256(b"".join(p.name.encode() + p.read_bytes() for p in files)).hexdigest()
+
+
+def _split(key: str) -> tuple[str, str]:
+    notebook, _, name = key.partition(".")
+    if notebook not in claims.CLAIMS:
+        raise UnknownKey(f"{key!r}: must start with one of {', '.join(claims.CLAIMS)} and a dot")
+    return notebook, name
+
+
+def _near(key: str, name: str, known: Any) -> UnknownKey:
+    near = difflib.get_close_matches(name, list(known), n=4, cutoff=0.3)
+    return UnknownKey(f"{key!r} is not known; near are {', '.join(near) or 'none'}")
+
+
+def _escape(text: Any) -> str:
+    return html.escape(str(text), quote=True)
+
+
+class NumRole(SphinxRole):
+    """`` {num}`flip.models` ``: a number of a run, linked to the section that made it, with the run in its tooltip."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """One reference node; a warning where the key is unknown."""
+        app = self.env.app
+        folder = _folder(app)
+        try:
+            notebook, name = _split(self.text)
+            run = _run(folder, notebook)
+            if run is None:
+                raise UnknownKey(f"{self.text!r}: {notebook} has no run under {app.config.statedepth_data}")
+            known = _numbers(folder, notebook, app.config.statedepth_digest)
+            if name not in known:
+                raise _near(self.text, name, known)
+        except UnknownKey as error:
+            LOG.warning("num %s", error, location=self.get_location())
+            return [nodes.strong(text=f"[unknown number {self.text}]")], []
+        number = known[name]
+        target = (
+            f"#{number.cell}"
+            if self.env.docname == notebook
+            else f"{_up(self.env.docname)}{notebook}.html#{number.cell}"
+        )
+        chosen = ", ".join(f"{k}={v}" for k, v in run["parameters"].items())
+        tip = f"{number.label}; {run['profile']} run of {run['date']} on {run['device']}; {chosen}"
+        text = f'<a class="statedepth-num" href="{target}" title="{_escape(tip)}">{_escape(number.text)}</a>'
+        return [nodes.raw("", text, format="html")], []
+
+
+def _up(docname: str) -> str:
+    return "../" * docname.count("/")
+
+
+class _Block(SphinxDirective):
+    """A directive with one argument, a notebook or a key, that becomes HTML."""
+
+    required_arguments = 1
+
+    def html(self) -> str:
+        """The HTML of the block; UnknownKey where there is none."""
+        raise NotImplementedError
+
+    def run(self) -> list[nodes.Node]:
+        """One raw node; a warning where the key is unknown."""
+        try:
+            text = self.html()
+        except UnknownKey as error:
+            LOG.warning("%s %s", self.name, error, location=self.get_location())
+            return [nodes.strong(text=f"[unknown: {self.name} {' '.join(self.arguments)}]")]
+        return [nodes.raw("", text, format="html")]
+
+    @property
+    def folder(self) -> Path:
+        """The data folder."""
+        return _folder(self.env.app)
+
+    def record(self, notebook: str, name: str) -> dict[str, Any] | None:
+        """verdict.json or run.json of a notebook; None where it was never run."""
+        if notebook not in claims.CLAIMS:
+            raise UnknownKey(f"{notebook!r}: known are {', '.join(claims.CLAIMS)}")
+        path = self.folder / notebook / f"{name}.json"
+        return json.loads(path.read_text()) if path.exists() else None
+
+
+class ChartDirective(_Block):
+    """`{chart} flip.readability`: a figure, drawn from the tables when the book is built."""
+
+    option_spec = {"caption": directives.unchanged}  # noqa: RUF012 (docutils reads it so)
+
+    def html(self) -> str:
+        """The figure's element."""
+        notebook, name = _split(self.arguments[0])
+        if name not in figures.CHARTS.get(notebook, {}) or _run(self.folder, notebook) is None:
+            raise _near(self.arguments[0], name, figures.CHARTS.get(notebook, {}))
+        made = figures.chart(notebook, name, _tables(self.folder, notebook, self.config.statedepth_digest))
+        caption = self.options.get("caption", made.caption)
+        return render.render(render.Figure(made.chart, made.name, made.alt_text, caption))
+
+
+class VerdictDirective(_Block):
+    """`{verdict} flip`: the badge, why, and the numbers that decided."""
+
+    def html(self) -> str:
+        """A card; without a badge where the run is not the published one."""
+        verdict = self.record(self.arguments[0], "verdict")
+        if verdict is None:
+            return f'<div class="statedepth-verdict"><p>{NOT_MEASURED.capitalize()}.</p></div>'
+        if verdict["profile"] != "paper":
+            return (
+                '<div class="statedepth-verdict quick"><p><strong>This is a re-run with other parameters.</strong> It shows its '
+                "numbers beside the published ones and passes no verdict.</p></div>"
+            )
+        rows = "".join(
+            f"<li>{_escape(d['label'])}: <strong>{_escape(d['text'])}</strong></li>" for d in verdict["deciding"]
+        )
+        reasons = " ".join(_escape(reason) for reason in verdict["reasons"])
+        return (
+            f'<div class="statedepth-verdict"><p>{_badge(verdict)} {reasons}</p>'
+            f"<details><summary>The numbers that decided, with 95% intervals</summary><ul>{rows}</ul></details></div>"
+        )
+
+
+def _badge(verdict: dict[str, Any]) -> str:
+    kind = verdict["outcome"].replace(" ", "-")
+    scale = verdict["scale"] + (", provisional" if verdict["provisional"] else "")
+    return f'<span class="statedepth-badge {kind}">{_escape(verdict["outcome"])}</span> <span class="scale">({_escape(scale)})</span>'
+
+
+class ClaimsBoard(_Block):
+    """`{claims-board}`: what was claimed, what its author corrected, what we found."""
+
+    required_arguments = 0
+
+    def html(self) -> str:
+        """A table with a row for each claim."""
+        rows = []
+        for claim in claims.CLAIMS.values():
+            verdict = self.record(claim.notebook, "verdict")
+            title = f"{claim.number}. {_escape(claim.title)}"
+            if self.env.doc2path(claim.notebook, False) and claim.notebook in self.env.found_docs:
+                title = f'<a href="{_up(self.env.docname)}{claim.notebook}.html">{title}</a>'
+            if verdict is None:
+                found = f'<span class="statedepth-badge not-measured">{NOT_MEASURED}</span>'
+            elif verdict["profile"] != "paper":
+                found = "re-run with other parameters: numbers only, no verdict"
+            else:
+                found = f"{_badge(verdict)} {' '.join(_escape(reason) for reason in verdict['reasons'])}"
+            cells = (
+                ("The claim (v1)", _escape(claim.v1)),
+                ("Its correction (v2)", _escape(claim.v2)),
+                ("What we found", found),
+            )
+            body = "".join(f'<td data-label="{label}">{text}</td>' for label, text in cells)
+            rows.append(f'<tr><th scope="row">{title}</th>{body}</tr>')
+        head = "".join(f'<th scope="col">{name}</th>' for name in ("Claim", "v1", "v2", "What we found"))
+        return f'<table class="statedepth-board"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+
+
+class RunBlock(_Block):
+    """`{run-block} flip`: when, where, from what code and with which parameters the run was made."""
+
+    def html(self) -> str:
+        """A list behind one click."""
+        run = self.record(self.arguments[0], "run")
+        if run is None:
+            return f"<p>{NOT_MEASURED.capitalize()}.</p>"
+        minutes = run["wall_time_s"] / 60
+        rows = [
+            ("profile", run["profile"]),
+            ("date", run["date"]),
+            ("commit", run["commit"]),
+            ("device", run["device"]),
+        ]
+        rows += [("wall time", f"{minutes:.1f} min"), *run["parameters"].items()]
+        rows += [(f"version of {name}", version) for name, version in run["versions"].items()]
+        body = "".join(f"<dt>{_escape(k)}</dt><dd>{_escape(v)}</dd>" for k, v in rows)
+        title = f"{run['profile']} run of {run['date']}, {minutes:.1f} min on {run['device']}"
+        return f'<details class="statedepth-run"><summary>{_escape(title)}</summary><dl>{body}</dl></details>'
+
+
+# ---- the site ----------------------------------------------------------------------------------------------------------
+
+
+def _configure(app: Sphinx, config: Any) -> None:
+    """The real table of contents stands one folder up, beside _config.yml; the data decide which pages are out of date."""
+    toc = Path(app.srcdir).parent / "_toc.yml"
+    if toc.exists():
+        config.external_toc_path = str(toc)
+    config.statedepth_digest = digest_of(_folder(app))
+
+
+def _fresh_static(app: Sphinx) -> None:
+    """Write Vega once, and copy our own static files even where Sphinx thinks that nothing changed."""
+    if app.builder.format != "html":
+        return
+    out = Path(app.outdir) / "_static"
+    out.mkdir(parents=True, exist_ok=True)
+    bundle = out / "vega.js"
+    if not bundle.exists():
+        bundle.write_text(render.vega_bundle())
+    for path in (Path(app.srcdir) / "_static").glob("*"):
+        shutil.copy2(path, out)
+
+
+def _page(
+    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document | None
+) -> None:
+    """Charts get Vega, and no page gets thebe, whose script throws on every page of a book without a kernel."""
+    context["script_files"] = [
+        s for s in context.get("script_files", []) if "thebe" not in str(getattr(s, "filename", s))
+    ]
+    context["css_files"] = [s for s in context.get("css_files", []) if "thebe" not in str(getattr(s, "filename", s))]
+    if 'class="statedepth-chart"' in context.get("body", ""):
+        app.add_js_file("vega.js", loading_method="defer")
+
+
+def _outdated(app: Sphinx, env: Any, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
+    """All pages, where the data changed since the last build: numbers stand on any of them."""
+    before, env.statedepth_digest = getattr(env, "statedepth_digest", None), app.config.statedepth_digest
+    return [] if before == app.config.statedepth_digest else list(env.found_docs)
+
+
+def _math_inline(translator: Any, node: nodes.math) -> None:
+    translator.body.append(mathml(node.astext()))
+    raise nodes.SkipNode
+
+
+def _math_block(translator: Any, node: nodes.math_block) -> None:
+    translator.body.append(f'<div class="math">{mathml(node.astext(), display="block")}</div>')
+    raise nodes.SkipNode
+
+
+def setup(app: Sphinx) -> dict[str, Any]:
+    """Register everything with Sphinx."""
+    app.add_config_value("statedepth_data", "data", "env")
+    app.add_config_value("statedepth_digest", "", "")
+    app.add_role("num", NumRole())
+    blocks: dict[str, type[Directive]] = {
+        "chart": ChartDirective,
+        "verdict": VerdictDirective,
+        "claims-board": ClaimsBoard,
+        "run-block": RunBlock,
+    }
+    for name, directive in blocks.items():
+        app.add_directive(name, directive)
+    # MathML is read by every browser and by screen readers; MathJax would be two megabytes of script from another host.
+    app.add_html_math_renderer("mathml", (_math_inline, None), (_math_block, None))
+    app.connect("config-inited", _configure, priority=1)
+    app.connect("builder-inited", _fresh_static)
+    app.connect("env-get-outdated", _outdated)
+    app.connect("html-page-context", _page, priority=900)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}

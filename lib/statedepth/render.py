@@ -1,0 +1,84 @@
+"""A chart as one element of a page: an SVG that needs no script, and the specification that a script makes interactive."""
+
+import html
+import json
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import vl_convert
+
+# Upgrades every figure in place, one at a time as it comes near the window; if anything throws, the SVG stays.
+_UPGRADE = """
+  function upgrade(figure) {
+    var spec = JSON.parse(figure.querySelector("script").textContent);
+    var fresh = document.createElement("div");
+    fresh.className = "statedepth-svg";
+    vegaEmbed(fresh, spec, {renderer: "svg", actions: false, ast: false}).then(function () {
+      figure.querySelector(".statedepth-svg").replaceWith(fresh);
+      var svg = fresh.querySelector("svg");
+      svg.setAttribute("role", "img");
+      svg.setAttribute("aria-label", figure.dataset.alt);
+      svg.style.width = "100%";
+      svg.style.height = "auto";
+      svg.style.maxWidth = svg.getAttribute("width") + "px";
+      figure.dataset.interactive = "yes";
+    }).catch(function () {});
+  }
+  var seen = new IntersectionObserver(function (entries) {
+    entries.forEach(function (entry) {
+      if (entry.isIntersecting) { seen.unobserve(entry.target); upgrade(entry.target); }
+    });
+  }, {rootMargin: "300px"});
+  document.querySelectorAll("figure.statedepth-chart").forEach(function (figure) { seen.observe(figure); });
+"""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A chart with its words; as the last value of a notebook cell it shows itself."""
+
+    chart: Any  # an Altair chart
+    name: str  # notebook.figure
+    alt_text: str  # states the finding, for those who do not see the chart
+    caption: str = ""
+
+    def __repr__(self) -> str:
+        return self.alt_text
+
+    def _repr_html_(self) -> str:
+        return render(self)
+
+    def svg(self) -> str:
+        """The chart as an SVG of its own."""
+        return vl_convert.vegalite_to_svg(self.chart.to_dict())
+
+
+def render(figure: Figure) -> str:
+    """The figure as HTML: same chart, same text, byte for byte."""
+    anchor = figure.name.replace(".", "-")
+    spec = figure.chart.to_dict()
+    svg = vl_convert.vegalite_to_svg(spec)
+    # Clip paths and gradients are found by id, numbered over the whole session, and all charts of a page share the ids.
+    for number, name in enumerate(re.findall(r' id="([^"]+)"', svg)):
+        svg = svg.replace(f' id="{name}"', f' id="{anchor}-{number}"').replace(
+            f"url(#{name})", f"url(#{anchor}-{number})"
+        )
+    width = re.search(r'<svg[^>]*?\bwidth="([\d.]+)"', svg)
+    assert width, "vl-convert always writes a width"
+    alt = html.escape(figure.alt_text, quote=True)
+    svg = svg.replace(
+        "<svg", f'<svg role="img" aria-label="{alt}" style="width:100%;height:auto;max-width:{width[1]}px"', 1
+    )
+    data = json.dumps(spec, separators=(",", ":")).replace("</", "<\\/")
+    return (
+        f'<figure class="statedepth-chart" id="chart-{anchor}" data-chart="{figure.name}" data-alt="{alt}">'
+        f'<div class="statedepth-svg">{svg}</div>'
+        f'<script type="application/json">{data}</script>'
+        f"<figcaption>{html.escape(figure.caption)}</figcaption></figure>"
+    )
+
+
+def vega_bundle() -> str:
+    """The script of the site: Vega and the upgrade of every chart, in a function, so that nothing leaks into the page."""
+    return f"(function () {{\n{vl_convert.javascript_bundle(_UPGRADE)}\n}})();\n"

@@ -1,0 +1,45 @@
+"""Every figure draws from its tables alone, whatever they hold, and says in words what it shows."""
+
+import json
+
+import pytest
+import vl_convert
+from synthetic import FLIPPED, LATE, tables
+
+from statedepth import figures
+from statedepth.claims import NAMES
+
+EVERY = [(notebook, name) for notebook, drawers in figures.CHARTS.items() for name in drawers]
+WHOLE = tables(FLIPPED, seeds=3, failed=[("parity", "gru", seed) for seed in range(3)])
+PARTIAL = tables({("parity", "mamba"): LATE}, seeds=1)
+NONE_PASSED = tables(FLIPPED, seeds=1, failed=[(task, a, 0) for task, a in FLIPPED])
+
+
+@pytest.mark.parametrize(("notebook", "name"), EVERY)
+@pytest.mark.parametrize("made", [WHOLE, PARTIAL, NONE_PASSED], ids=["whole", "one model", "none passed"])
+def test_every_figure_draws_from_any_run(notebook, name, made):
+    figure = figures.CHARTS[notebook][name](made)
+    svg = vl_convert.vegalite_to_svg(figure.chart.to_dict())
+    assert svg.startswith("<svg") and figure.name == f"{notebook}.{name}"
+    assert len(figure.alt_text) > 60
+
+
+@pytest.mark.parametrize(("notebook", "name"), EVERY)
+def test_figures_ask_no_other_host(notebook, name):
+    spec = json.dumps(figures.CHARTS[notebook][name](WHOLE).chart.to_dict())
+    assert '"url"' not in spec
+
+
+def test_an_architecture_has_one_colour_in_every_figure():
+    assert set(figures.COLOURS) == set(NAMES.values())
+    assert len(set(figures.COLOURS.values())) == len(figures.COLOURS)
+
+
+def test_models_that_failed_are_hatched_and_counted_in_the_first_figure():
+    spec = json.dumps(figures.readability_map(WHOLE).chart.to_dict(), ensure_ascii=False)
+    assert "GRU (0 of 3)" in spec and "╱╱╱" in spec
+
+
+def test_the_alt_text_states_the_finding():
+    text = figures.readability_map(WHOLE).alt_text
+    assert "Parity: the largest rise is at block 1 in Transformer; block 4 in Mamba, Mamba-2, LSTM." in text
