@@ -237,6 +237,9 @@ def _configure(app: Sphinx, config: Any) -> None:
     if toc.exists():
         config.external_toc_path = str(toc)
     config.statedepth_digest = digest_of(_folder(app))
+    # Thebe runs cells on a server of others; without one its script throws on every page.
+    for event, listeners in app.events.listeners.items():
+        app.events.listeners[event] = [one for one in listeners if one.handler.__module__ != "sphinx_thebe"]
 
 
 def _fresh_static(app: Sphinx) -> None:
@@ -255,11 +258,7 @@ def _fresh_static(app: Sphinx) -> None:
 def _page(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """Charts get Vega, and no page gets thebe, whose script throws on every page of a book without a kernel."""
-    context["script_files"] = [
-        s for s in context.get("script_files", []) if "thebe" not in str(getattr(s, "filename", s))
-    ]
-    context["css_files"] = [s for s in context.get("css_files", []) if "thebe" not in str(getattr(s, "filename", s))]
+    """Pages with a chart load Vega."""
     if 'class="statedepth-chart"' in context.get("body", ""):
         app.add_js_file("vega.js", loading_method="defer")
 

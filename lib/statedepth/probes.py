@@ -6,7 +6,7 @@ regularisation chosen on the validation split, its accuracy reported on the test
 
 import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
@@ -48,6 +48,7 @@ class Probe:
     bias: np.ndarray  # (K,)
     accuracy: float  # on the test split
     baselines: dict[str, float] = field(default_factory=dict)  # name -> accuracy on the same split
+    penalty: float = PENALTIES[1]  # the one that was chosen on the validation split
 
     def predict(self, h: np.ndarray) -> np.ndarray:
         """(n,) classes for (n, D) activations."""
@@ -59,6 +60,7 @@ def fit_probe(
     validation: tuple[np.ndarray, np.ndarray],
     test: tuple[np.ndarray, np.ndarray],
     n_classes: int,
+    penalties: tuple[float, ...] = PENALTIES,
 ) -> Probe:
     """Fit on the first pair of (n, D) activations and (n,) labels, choose on the second, report on the third.
 
@@ -83,7 +85,7 @@ def fit_probe(
     scale[scale < 1e-9] = 1.0  # a constant feature stays constant
     standard = (h - mean) / scale
     best: tuple[float, Probe] | None = None
-    for penalty in PENALTIES:
+    for penalty in penalties:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # separable data have no finite optimum to converge to
             fitted = LogisticRegression(C=penalty, max_iter=300).fit(standard, y)
@@ -93,13 +95,13 @@ def fit_probe(
         weight, bias = np.zeros((n_classes, h.shape[1])), np.full(n_classes, UNREADABLE)
         weight[present] = coef / scale
         bias[present] = intercept - weight[present] @ mean
-        probe = Probe(weight, bias, 0.0)
+        probe = Probe(weight, bias, 0.0, majority, penalty)
         score = float((probe.predict(validation[0]) == validation[1]).mean())
         if best is None or score > best[0]:
             best = (score, probe)
     assert best is not None
     accuracy = float((best[1].predict(test[0]) == test[1]).mean())
-    return Probe(best[1].weight, best[1].bias, accuracy, majority)
+    return replace(best[1], accuracy=accuracy)
 
 
 def readability(accuracy: float, majority: float) -> float:
@@ -229,7 +231,7 @@ def _device(trained: Trained) -> str:
 def _probe_site(
     h: dict[str, np.ndarray], y: dict[str, np.ndarray], n_classes: int, seed: int, beyond: int
 ) -> Iterator[dict[str, float]]:
-    """One pooled probe and one probe per position, at one site."""
+    """One pooled probe, and one per position with the penalty that was chosen for the pooled one, at one site."""
     n, length, _ = h["train"].shape
     rng = np.random.default_rng(seed)
     drawn = np.argsort(rng.random((n, length)), axis=1)[:, :POOLED_POSITIONS]
@@ -247,7 +249,7 @@ def _probe_site(
     own, own_majority = np.empty(length), np.empty(length)
     for t in range(length):
         at = {s: (h[s][:, t], y[s][:, t]) for s in h}
-        probe = fit_probe(at["train"], at["validation"], at["test"], n_classes)
+        probe = fit_probe(at["train"], at["validation"], at["test"], n_classes, (pooled.penalty,))
         own[t], own_majority[t] = probe.accuracy, probe.baselines["majority"]
     groups = {0: np.arange(length), -1: np.arange(beyond, length), **{t + 1: np.array([t]) for t in range(length)}}
     for position, where in groups.items():

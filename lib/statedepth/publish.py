@@ -14,7 +14,8 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from statedepth import grid, notebook, tables, training
+from statedepth import figures, grid, notebook, tables, training
+from statedepth.files import write_whole
 from statedepth.grid import ROOT
 
 BOOK, BUILD = ROOT / "book", ROOT / "_build"
@@ -67,21 +68,16 @@ def scrub(path: Path) -> None:
     nbformat.write(book, path)
 
 
+def jupyter_book(source: Path, out: Path) -> subprocess.CompletedProcess[str]:
+    """`jupyter-book build`, with warnings as errors, by the Python that runs this."""
+    command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(source)]
+    command += ["--path-output", str(out), "-W", "--keep-going"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
 def build_site(source: Path, out: Path) -> Path:
-    """`jupyter-book build` with warnings as errors; returns the folder of pages. RunFailed where it does not build."""
-    command = [
-        sys.executable,
-        "-m",
-        "jupyter_book",
-        "build",
-        str(source),
-        "--path-output",
-        str(out),
-        "-W",
-        "--keep-going",
-        "-q",
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    """Build a book; returns the folder of its pages. RunFailed, with the end of the log, where it does not build."""
+    done = jupyter_book(source, out)
     if done.returncode:
         raise RunFailed(f"jupyter-book ended with {done.returncode}:\n{(done.stdout + done.stderr)[-3000:]}")
     return out / "_build" / "html"
@@ -131,11 +127,18 @@ def train(name: str, workers: int = 0) -> None:
 def publish(name: str) -> None:
     """Execute a notebook at the paper profile and put it and its tables in the place of the published run."""
     train(name)
+    BUILD.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BUILD) as folder:
         executed = execute(name, {}, Path(folder), Path(folder) / "data")
         shutil.rmtree(BOOK / "data" / name, ignore_errors=True)
         shutil.copytree(Path(folder) / "data", BOOK / "data" / name)
         shutil.copy2(executed, BOOK / executed.name)
+    first = next(iter(figures.CHARTS[name]))
+    picture = figures.chart(name, first, tables.read_folder(BOOK / "data" / name)).svg()
+    write_whole(
+        BOOK / "_static" / f"{name}-{first}.svg",  # for the README, which may be read on a dark page
+        lambda draft: draft.write_text(picture.replace("<svg", '<svg style="background:white"', 1)),
+    )
     print(f"published {name}; build the site with: jupyter-book build book/")
 
 

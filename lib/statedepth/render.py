@@ -57,7 +57,7 @@ class Figure:
 def render(figure: Figure) -> str:
     """The figure as HTML: same chart, same text, byte for byte."""
     anchor = figure.name.replace(".", "-")
-    spec = figure.chart.to_dict()
+    spec = json.loads(json.dumps(figure.chart.to_dict()), parse_constant=lambda _: None)  # JSON knows no NaN
     svg = vl_convert.vegalite_to_svg(spec)
     # Clip paths and gradients are found by id, numbered over the whole session, and all charts of a page share the ids.
     for number, name in enumerate(re.findall(r' id="([^"]+)"', svg)):

@@ -20,6 +20,7 @@ from statedepth.models import ModelSpec
 
 BEYOND = (1.0, 1.5, 2.0, 4.0)  # lengths at which a trained model is evaluated, over the training length
 EVAL_SEQUENCES = 4096
+STORED = torch.float16  # of the weights in a checkpoint: half the size in the history of the repository
 SAVE_EVERY = 200  # steps between two points from which an interrupted run can go on
 
 
@@ -209,6 +210,9 @@ def train(
         if stop_after is not None and step + 1 >= stop_after:
             raise KeyboardInterrupt
     model.eval()
+    with torch.no_grad():
+        for weights in model.parameters():  # what is evaluated, probed and published is what the checkpoint holds
+            weights.copy_(weights.to(STORED))
     accuracy = {length: evaluate(model, task, length) for length in lengths_beyond(spec.length)}
     trained = Trained(model, task, run, history, accuracy)
     if folder is not None:
@@ -258,9 +262,12 @@ def _load_progress(
 
 
 def save(trained: Trained, folder: Path) -> Path:
-    """Write KEY.safetensors and, after it, KEY.json: the spec, the record, and the SHA-256 of the weights."""
+    """Write KEY.safetensors and, after it, KEY.json: the spec, the record, and the SHA-256 of the weights.
+
+    The weights are stored in float16; `train` has rounded them to it, so that nothing is lost.
+    """
     weights = folder / f"{trained.run.key}.safetensors"
-    tensors = {k: v.detach().cpu().contiguous() for k, v in trained.model.state_dict().items()}
+    tensors = {k: v.detach().to("cpu", STORED).contiguous() for k, v in trained.model.state_dict().items()}
     write_whole(weights, lambda draft: safetensors.torch.save_file(tensors, draft))
     record = {
         "run": asdict(trained.run),

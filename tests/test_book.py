@@ -1,0 +1,119 @@
+"""The book: numbers and charts follow their tables, an unknown key stops the build, the published run builds cleanly."""
+
+import re
+
+import pandas as pd
+import yaml
+from conftest import edit_json, page, synthetic_data
+
+from statedepth import claims, tables
+from statedepth.grid import ROOT
+from statedepth.publish import jupyter_book
+
+
+def test_the_stub_of_the_contents_names_the_root_of_the_real_one():
+    stub, real = (yaml.safe_load((ROOT / f).read_text()) for f in ("book/_toc.yml", "_toc.yml"))
+    assert stub == {"format": real["format"], "root": real["root"]}
+    assert len((ROOT / "book/_toc.yml").read_text().splitlines()) == 3
+
+
+def test_numbers_charts_and_verdict_are_on_their_pages_and_link_to_their_cell(small_book):
+    done = jupyter_book(small_book, small_book.parent / "out")
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    site = small_book.parent / "out" / "_build" / "html"
+    assert re.search(
+        r'href="flip.html#flip-models" title="trained models; paper run of 2026-01-02[^"]*">30</a>', page(site, "index")
+    )
+    assert page(site, "index").count('class="statedepth-chart"') == 1
+    assert "vega.js" in page(site, "index") and "vega.js" not in page(site, "other")
+    assert (
+        "<math" in page(site, "other")
+        and "mathjax.js" not in page(site, "other").lower()
+        and "cdn" not in page(site, "other").lower()
+    )
+    assert "partly" in page(site, "other") and "provisional" in page(site, "other")
+    assert "0123456789ab" in page(site, "other")
+    assert "not measured yet" in page(site, "index")  # claims 2 to 4
+    assert "thebe" not in page(site, "index").lower()
+
+
+def test_one_changed_value_changes_every_place_that_shows_it(small_book):
+    out = small_book.parent / "out"
+    assert jupyter_book(small_book, out).returncode == 0
+    site = out / "_build" / "html"
+    before = page(site, "index"), page(site, "other")
+    assert "100.0%" in before[1]
+    path = small_book / "data" / "flip" / "models.csv"
+    table = pd.read_csv(path)
+    table.loc[(table["architecture"] == "mamba") & (table["task"] == "parity"), "accuracy"] = 0.9955
+    table = table[table["architecture"] != "gru"]
+    tables.write(table, "models", path.parent)
+    assert jupyter_book(small_book, out).returncode == 0
+    assert "99.5%" in page(site, "other") or "99.6%" in page(site, "other")
+    assert ">24</a>" in page(site, "index") and ">30</a>" not in page(site, "index")
+
+
+def test_a_changed_style_reaches_the_site_on_an_incremental_build(small_book):
+    out = small_book.parent / "out"
+    assert jupyter_book(small_book, out).returncode == 0
+    (small_book / "_static" / "site.css").write_text("/* changed */")
+    assert jupyter_book(small_book, out).returncode == 0
+    assert (out / "_build" / "html" / "_static" / "site.css").read_text() == "/* changed */"
+
+
+UNKNOWN = {
+    "{num}`flip.mamba.parity.acuracy`": "near are mamba.parity.accuracy",
+    "{num}`flop.models`": "must start with one of flip, s3_grouping",
+    "{num}`s3_grouping.models`": "s3_grouping has no run",
+    "```{chart} flip.readabilty\n```": "near are readability",
+    "```{verdict} flop\n```": "known are flip",
+}
+
+
+def test_unknown_keys_stop_the_build_and_name_what_is_near(small_book):
+    (small_book / "other.md").write_text("# Other\n\n" + "\n\n".join(UNKNOWN) + "\n")
+    done = jupyter_book(small_book, small_book.parent / "out")
+    assert done.returncode != 0
+    said = re.sub(r"\s+", " ", done.stdout + done.stderr)
+    assert [says for says in UNKNOWN.values() if says not in said] == []
+
+
+def test_a_re_run_shows_numbers_and_no_verdict(small_book):
+    synthetic_data(small_book / "data" / "flip", profile="custom")
+    assert jupyter_book(small_book, small_book.parent / "out").returncode == 0
+    site = small_book.parent / "out" / "_build" / "html"
+    for name in ("index", "other"):
+        assert 'class="statedepth-badge partly"' not in page(site, name)
+    assert "passes no verdict" in page(site, "other")
+
+
+def test_text_of_a_run_is_escaped(small_book):
+    edit_json(small_book / "data" / "flip" / "run.json", device='<script>alert("x")</script>')
+    assert jupyter_book(small_book, small_book.parent / "out").returncode == 0
+    assert "<script>alert" not in page(small_book.parent / "out" / "_build" / "html", "other")
+
+
+def test_the_published_run_is_whole_and_its_verdict_is_what_the_criterion_says_today():
+    for folder in (ROOT / "book" / "data").iterdir():
+        if folder.name == "checkpoints":
+            continue
+        read = tables.read_folder(folder)
+        stored = (folder / "verdict.json").read_text()
+        verdict = claims.CRITERIA[folder.name](read)
+        assert yaml.safe_load(stored) == yaml.safe_load(yaml.safe_dump(verdict.record("paper")))
+        assert (folder / "run.json").exists()
+
+
+def test_no_number_of_ours_is_typed_into_prose():
+    for path in (ROOT / "book").glob("*.md"):
+        text = re.sub(r"```.*?```|\$\$.*?\$\$|`[^`]*`", "", path.read_text(), flags=re.S)
+        typed = re.findall(
+            r"\b\d+\.\d{2,}\b(?!\d)|\b\d+(?:\.\d+)? (?:points|x faster)", re.sub(r"arXiv:\d+\.\d+", "", text)
+        )
+        assert not typed, f"{path.name}: {typed}"
+
+
+def test_every_page_of_the_published_site_is_there(published_site):
+    for name in ("index", "flip", "methods", "references"):
+        assert "<h1>" in page(published_site, name)
+    assert max(p.stat().st_size for p in published_site.glob("*.html")) < 1_500_000
