@@ -301,10 +301,6 @@ def test_the_real_measurement_runs_and_is_the_profile_of_the_fetched_model():
     pd.testing.assert_frame_equal(table, expected, check_exact=True, check_dtype=False)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="DOUBT grid._cached: a cell named twice in one call is measured twice, against `never done twice`",
-)
 def test_a_cell_named_twice_is_measured_once(profiled):
     grid.obtain([run_of()], workers=1)
     assert len(grid.measure([cell_of(), cell_of()], workers=1)) == 2
@@ -424,10 +420,6 @@ def test_the_parameters_of_a_notebook_are_refused_as_a_grid_is(change):
         grid.runs_of({**VALUES, **change})
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="BUG grid.runs_of: a repeated run passes, and the tables are refused as not unique after all the work",
-)
 @pytest.mark.parametrize(
     "change", [{"fresh": ["S3/lstm", "S3/lstm"]}, {"fresh": ["S3/lstm"], "seeds": [0, grid.FRESH_SEED]}]
 )
@@ -436,17 +428,11 @@ def test_a_run_that_is_asked_for_twice_is_refused(change):
         grid.runs_of({**VALUES, **change})
 
 
-@pytest.mark.xfail(strict=True, reason="DOUBT grid.cross: two names of one task (see tasks.named) are two tasks here")
 def test_one_task_under_two_names_is_a_repetition():
-    with pytest.raises(ValueError, match="tasks="):
+    with pytest.raises(ValueError, match="task='dyck-2-4-top'"):
         grid.cross(**{**GOOD, "tasks": ["dyck-2-4", "dyck-2-4-top"]})
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=TypeError,
-    reason="DOUBT grid.cross: a number for a list is `len()` of an int, and 0 reads `seeds=[]`",
-)
 @pytest.mark.parametrize("seeds", [3])
 def test_seeds_that_are_no_list_are_refused_with_their_value(seeds):
     with pytest.raises(ValueError, match=f"seeds={seeds}"):

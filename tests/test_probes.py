@@ -208,6 +208,25 @@ def test_a_code_whose_sign_alternates_is_at_chance_pooled_and_perfect_at_each_po
     assert all(rows[t]["own_accuracy"] == 1.0 for t in range(1, 7))
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="BUG probes._probe_site: with the pooled probe's penalty the probes per position miss a fine code, "
+    "most of all one that alternates, for which the pooled penalty is chosen at chance",
+)
+@pytest.mark.parametrize("signs", [[1] * 6, [1, -1] * 3], ids=["same sign", "alternating"])
+def test_a_fine_code_beside_a_large_irrelevant_feature_is_perfect_at_each_position(signs):
+    """The state is the small difference of two features that share a large one; the strongest penalty cannot see it."""
+    h, y = {}, {}
+    for seed, (split, size) in enumerate(zip(tasks.SPLITS, (1000, 300, 300), strict=True)):
+        y[split] = rng(seed).integers(2, size=(size, 6))
+        shared, state = rng(50 + seed).normal(size=(size, 6)), 0.005 * (2 * y[split] - 1)
+        h[split] = (np.stack([shared + state, shared - state], -1) * np.array(signs)[:, None]).astype(np.float32)
+    for t in range(6):  # there is a linear probe for it at every position
+        assert fit_probe(*((h[split][:, t], y[split][:, t]) for split in tasks.SPLITS), 2).accuracy > 0.99
+    rows = {row["position"]: row for row in probes._probe_site(h, y, 2, seed=0, beyond=4)}
+    assert rows[0]["own_accuracy"] > 0.99
+
+
 def test_a_code_that_holds_at_some_positions_only_is_read_there_only():
     rows = site(signs=[1, 1, 0, 0, 1, 1])
     assert [rows[t]["accuracy"] > 0.95 for t in range(1, 7)] == [True, True, False, False, True, True]
@@ -215,6 +234,13 @@ def test_a_code_that_holds_at_some_positions_only_is_read_there_only():
     assert rows[-1]["accuracy"] == pytest.approx((rows[5]["accuracy"] + rows[6]["accuracy"]) / 2)
     for column in ("accuracy", "majority", "own_accuracy", "own_majority"):
         assert rows[0][column] == pytest.approx(np.mean([rows[t][column] for t in range(1, 7)]))
+
+
+def test_the_pooled_probe_is_fitted_on_positions_from_everywhere():
+    rows = site(signs=[0, 0, 0, 0, 0, 1])
+    assert rows[6]["accuracy"] > 0.95
+    rows = site(signs=[1, 0, 0, 0, 0, 0])
+    assert rows[1]["accuracy"] > 0.95
 
 
 def test_a_position_with_one_class_is_read_and_does_not_break_the_others():
@@ -380,9 +406,6 @@ def test_a_wider_window_never_guesses_worse_and_pooled_rows_are_means():
     assert (windows.loc[2, list(range(1, 8))] == 1).all()
 
 
-@pytest.mark.xfail(
-    strict=True, raises=KeyError, reason="DOUBT probes: a bare KeyError, in `profile` only after every forward pass"
-)
 @pytest.mark.parametrize("function", ["profile", "baselines"])
 def test_a_variable_that_the_task_lacks_is_refused_with_those_that_it_has(planted, function):
     with pytest.raises(ValueError, match=r"variable='depht'.*state"):
@@ -512,9 +535,9 @@ def drawn(task, seed, n=1500, length=14):
     return named(task).sample(n, length, torch.Generator().manual_seed(seed), "train")
 
 
-def mapping(task, variable, batch, reference):
+def mapping(task, variable, batch):
     """context -> the set of labels that it has, the context being (position mod 4, token before, token)."""
-    labels, found = control_labels(named(task), batch, variable, reference), defaultdict(set)
+    labels, found = control_labels(named(task), batch, variable), defaultdict(set)
     for tokens, row in zip(batch.tokens.tolist(), labels.tolist(), strict=True):
         for t, label in enumerate(row):
             found[t % 4, tokens[t - 1] if t else None, tokens[t]].add(label)
@@ -523,8 +546,7 @@ def mapping(task, variable, batch, reference):
 
 @controlled
 def test_control_labels_are_a_function_of_the_context_and_of_no_more(task, variable):
-    reference = drawn(task, 0)
-    one, two = (mapping(task, variable, drawn(task, seed), reference) for seed in (1, 2))
+    one, two = (mapping(task, variable, drawn(task, seed)) for seed in (1, 2))
     assert all(len(labels) == 1 for labels in one.values())
     shared = one.keys() & two.keys()
     assert len(shared) > 10
@@ -534,49 +556,47 @@ def test_control_labels_are_a_function_of_the_context_and_of_no_more(task, varia
 @controlled
 def test_control_labels_have_about_the_variables_marginals(task, variable):
     batch, k = drawn(task, 0), named(task).n_states[variable]
-    labels = control_labels(named(task), batch, variable, batch)
+    labels = control_labels(named(task), batch, variable)
     assert labels.shape == batch.tokens.shape and labels.min() >= 0 and labels.max() < k
     shares, wanted = (np.bincount(y.ravel(), minlength=k) / y.size for y in (labels, batch.states[variable].numpy()))
     assert np.abs(shares - wanted).sum() / 2 < 0.03
-    other = control_labels(named(task), drawn(task, 5), variable, batch)
+    other = control_labels(named(task), drawn(task, 5), variable)
     assert np.abs(np.bincount(other.ravel(), minlength=k) / other.size - wanted).sum() / 2 < 0.05
 
 
 @controlled
 def test_control_labels_use_position_both_tokens_and_not_the_variable(task, variable):
     batch = drawn(task, 0)
-    of = mapping(task, variable, batch, batch)
+    of = mapping(task, variable, batch)
     for part in range(3):  # two contexts that differ in this part alone, with different labels
         rest = defaultdict(set)
         for context, labels in of.items():
             rest[context[:part] + context[part + 1 :]] |= labels
         assert any(len(labels) > 1 for labels in rest.values())
-    agreement = (control_labels(named(task), batch, variable, batch) == batch.states[variable].numpy()).mean()
+    agreement = (control_labels(named(task), batch, variable) == batch.states[variable].numpy()).mean()
     shares = np.bincount(batch.states[variable].numpy().ravel()) / batch.tokens.numel()
     assert agreement < (shares**2).sum() + 0.15
 
 
 @controlled
 def test_every_context_occurs_in_the_fit_split(task, variable):
-    seen = mapping(task, variable, drawn(task, 0, n=4096, length=20), drawn(task, 0))
+    seen = mapping(task, variable, drawn(task, 0, n=4096, length=20))
     fresh = named(task).sample(2048, 20, torch.Generator().manual_seed(8), "test")
-    assert mapping(task, variable, fresh, fresh).keys() <= seen.keys()
+    assert mapping(task, variable, fresh).keys() <= seen.keys()
 
 
 @controlled
 def test_control_labels_do_not_touch_the_generators_and_repeat(task, variable):
     before = torch.get_rng_state(), np.random.get_state()[1].copy()
     batch = drawn(task, 0)
-    first = control_labels(named(task), batch, variable, batch)
-    assert np.array_equal(first, control_labels(named(task), batch, variable, batch))
+    first = control_labels(named(task), batch, variable)
+    assert np.array_equal(first, control_labels(named(task), batch, variable))
     assert torch.equal(before[0], torch.get_rng_state()) and (before[1] == np.random.get_state()[1]).all()
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="BUG probes.control_labels: METHODS says a fixed function; this one depends on the sample that the fit split drew",
-)
 @controlled
 def test_the_control_function_is_the_same_whatever_sample_the_probe_was_fitted_on(task, variable):
-    batch = drawn(task, 1)
-    assert mapping(task, variable, batch, drawn(task, 2)) == mapping(task, variable, batch, drawn(task, 3))
+    one, two = (mapping(task, variable, drawn(task, seed)) for seed in (2, 3))
+    assert {context: one[context] for context in one.keys() & two.keys()} == {
+        c: two[c] for c in one.keys() & two.keys()
+    }

@@ -103,9 +103,6 @@ def test_the_order_of_keep_and_a_repetition_change_nothing(family):
     assert all(torch.equal(forward[site], backward[site]) for site in forward)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG stream: `{*keep, *edit}` uses up an iterator, then `set(keep)` is empty: nothing is kept"
-)
 def test_keep_may_be_any_iterable_as_its_type_says():
     _, kept = run(model_of("lstm"), keep=(site for site in (0, 2)))
     assert set(kept) == {0, 2}
@@ -273,11 +270,6 @@ def test_a_site_that_the_model_lacks_is_refused_by_value_before_anything_runs(fa
         pytest.fail("entered the block")
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=TypeError,
-    reason="BUG stream: sites are sorted before they are checked, so a mix of types fails to compare",
-)
 @pytest.mark.parametrize("sites", [[0, "1"], [None, 2]])
 def test_a_bad_site_beside_a_good_one_is_refused_by_value(sites):
     with pytest.raises(ValueError, match="site="), stream(model_of("lstm"), keep=sites):
@@ -296,11 +288,6 @@ def test_an_edit_that_would_broadcast_is_refused_too():
         run(model_of("lstm"), edit={1: lambda h: h.mean(0, keepdim=True)})
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AttributeError,
-    reason="DOUBT stream: an edit that forgets to return gives no word about the edit",
-)
 def test_an_edit_that_returns_nothing_is_refused_by_site():
     with pytest.raises((ValueError, TypeError), match="site 1"):
         run(model_of("lstm"), edit={1: lambda h: None})
@@ -316,3 +303,14 @@ def test_an_edit_to_another_precision_is_never_taken_in_silence(family, site):
     except (ValueError, RuntimeError):
         return
     assert torch.allclose(out, plain(model), atol=1e-5) and out.dtype == torch.float32
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="DOUBT stream: inside another `stream`, the outer one keeps what the block gave, not what is read on",
+)
+def test_what_is_kept_is_what_the_next_block_reads_also_with_an_edit_inside():
+    model = model_of("lstm")
+    with torch.no_grad(), stream(model, keep=[1]) as kept, stream(model, edit={1: torch.zeros_like}):
+        models.logits(model, TOKENS)
+    assert (kept[1] == 0).all()

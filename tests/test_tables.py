@@ -154,9 +154,6 @@ def test_a_refusal_names_the_value(tmp_path):
         tables.write(table_of("models", accuracy=1.01), "models", tmp_path)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG tables: coerce=True cuts 1.7 to 1 and takes any text or missing value for True, in silence"
-)
 @pytest.mark.parametrize(
     ("name", "change"),
     [
@@ -199,7 +196,6 @@ def test_a_row_repeated_with_another_result_is_refused_too(name, column, tmp_pat
     assert rejects(table, name, KEYS[name], tmp_path)
 
 
-@pytest.mark.xfail(strict=True, raises=KeyError, reason="DOUBT tables.write: an unknown table name is a bare KeyError")
 def test_an_unknown_table_is_refused_with_the_names_that_are_known(tmp_path):
     with pytest.raises(ValueError, match=r"modles.*models"):
         tables.write(table_of("models"), "modles", tmp_path)
@@ -258,11 +254,6 @@ def test_reading_a_folder_names_the_file_that_is_broken(damage, tmp_path):
     broken(damage, tmp_path)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=pandera.errors.SchemaErrors,
-    reason="BUG tables.read_folder: catches SchemaError, but a wrong column or type raises SchemaErrors, no subclass of it",
-)
 @pytest.mark.parametrize(
     "damage",
     [
@@ -279,9 +270,6 @@ def test_reading_a_folder_names_the_file_whose_columns_or_types_are_broken(damag
     broken(damage, tmp_path)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG tables.read_folder: a verdict of no word at all (a blank `passed`) reads as passed"
-)
 @pytest.mark.parametrize("blank", ["", "no", "fail"])
 def test_a_model_without_a_clear_passed_is_refused_on_reading(blank, tmp_path):
     path = tables.write(table_of("models"), "models", tmp_path)

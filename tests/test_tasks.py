@@ -270,9 +270,6 @@ def test_dyck_depth_is_congruent_to_the_position_mod_2():
     assert (depth % 2 == torch.arange(1, 16) % 2).all()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG tasks._draw: only the last token's cumulative is raised, not the last allowed one's"
-)
 def test_the_largest_uniform_draw_still_gives_an_allowed_token(monkeypatch):
     """Six openers of 1/6 add up to 1 - 2^-53 in float64, the largest number that torch.rand returns."""
     largest = math.nextafter(1, 0)
@@ -407,9 +404,6 @@ def test_an_impossible_draw_is_refused_by_parameter_and_value(change, said):
         parity().sample(**{"batch": 4, "length": 8, "generator": seeded(), **change})
 
 
-@pytest.mark.xfail(
-    strict=True, reason="DOUBT tasks.Task.sample: True passes for a batch of one, other settings refuse it"
-)
 @pytest.mark.parametrize("name", ["batch", "length"])
 def test_a_truth_value_is_no_number_of_sequences(name):
     with pytest.raises(ValueError, match=f"{name}=True"):
@@ -447,9 +441,6 @@ def test_an_impossible_task_is_refused_by_parameter_and_value(make, said):
         make()
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG tasks.dyck: lru_cache takes True or 1.0 for 1 once 1 was asked for; typed=True would not"
-)
 @pytest.mark.parametrize("k", [True, 1.0])
 def test_a_bad_setting_is_refused_also_after_an_equal_good_one(k):
     dyck(1, 3)
@@ -499,9 +490,6 @@ def test_an_unknown_name_is_refused(name):
         named(name)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="DOUBT tasks.named: one task under two names, so its run has two keys and is trained twice"
-)
 @pytest.mark.parametrize("name", ["dyck-2-4-top", "S03", "Z06", "dyck-02-4"])
 def test_a_task_has_one_name_only(name):
     with pytest.raises(ValueError, match="task="):

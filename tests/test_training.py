@@ -118,9 +118,6 @@ def test_an_interrupted_run_of_another_spec_is_left_alone(tmp_path):
     assert len(list(tmp_path.glob("*.resume.safetensors"))) == 1
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG training._load_progress: nothing in a resume file is checked, so a damaged one is used"
-)
 def test_a_damaged_point_to_go_on_from_is_refused_by_name(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         trained(folder=tmp_path, stop_after=6)
@@ -130,10 +127,6 @@ def test_a_damaged_point_to_go_on_from_is_refused_by_name(tmp_path):
         trained(folder=tmp_path)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="BUG training._load_progress: a resume file does not say its spec, so one under a wrong name is used",
-)
 def test_a_point_to_go_on_from_of_another_spec_under_this_name_is_refused(tmp_path):
     """Run.key leaves defaults out: a default that changes between two versions gives two specs one name."""
     with pytest.raises(KeyboardInterrupt):
@@ -144,9 +137,6 @@ def test_a_point_to_go_on_from_of_another_spec_under_this_name_is_refused(tmp_pa
         trained(folder=tmp_path)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG training._load_progress: a cut file gives a SafetensorError that does not name the file"
-)
 def test_a_cut_point_to_go_on_from_is_refused_by_name(tmp_path):
     with pytest.raises(KeyboardInterrupt):
         trained(folder=tmp_path, stop_after=6)
@@ -257,11 +247,6 @@ def test_a_record_that_says_something_else_is_refused_by_name(damaged, change):
         training.load(tiny(), folder)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AttributeError,
-    reason="BUG training.load: AttributeError is not caught, so the message names no file",
-)
 @pytest.mark.parametrize("accuracy", [None, [0.5]])
 def test_a_record_with_accuracies_of_another_kind_is_refused_by_name(damaged, accuracy):
     folder, _, record = damaged
@@ -270,11 +255,6 @@ def test_a_record_with_accuracies_of_another_kind_is_refused_by_name(damaged, ac
         training.load(tiny(), folder)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=RuntimeError,
-    reason="BUG training.load: weights of other names or shapes fail without the file's name",
-)
 @pytest.mark.parametrize("rename", [lambda name: name.replace("head", "tail"), lambda name: name + "x"])
 def test_weights_that_do_not_fit_the_model_are_refused_by_name(damaged, rename):
     """As after an update of transformers that renames a parameter: the hash is right, the names are not."""
@@ -402,9 +382,6 @@ def test_names_are_unique_over_a_grid_and_say_task_family_and_seed():
         assert re.fullmatch(r"[\w-]+", run.key)
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG training.Run.key: equal runs (lr=1 and lr=1.0) have two names, since JSON writes 1 and 1.0"
-)
 @pytest.mark.parametrize(("name", "whole"), [("lr", 1), ("grow_at", 0)])
 def test_equal_runs_have_one_name(name, whole):
     one, two = (Run("parity", ModelSpec("lstm"), TrainSpec(**{name: v})) for v in (whole, float(whole)))
@@ -454,9 +431,6 @@ def test_an_unknown_task_is_refused_before_training():
         Run("XOR", ModelSpec("lstm"), TrainSpec())
 
 
-@pytest.mark.xfail(
-    strict=True, reason="BUG training.Run: a task without sequences in a split is found out during or after training"
-)
 @pytest.mark.parametrize("task", ["dyck-1-1", "dyck-1-2"])
 def test_a_task_with_an_empty_split_is_refused_before_training(task):
     """dyck(1, 1) has one string of each length: no length has sequences in all three splits."""
@@ -511,7 +485,8 @@ def drawn(monkeypatch):
     calls, real = [], tasks.Task.sample
 
     def spy(self, batch, length, generator, split=None):
-        calls.append((length, split))
+        if batch > 1:  # a batch of one only asks whether the split holds such a length
+            calls.append((length, split))
         return real(self, batch, length, generator, split)
 
     monkeypatch.setattr(tasks.Task, "sample", spy)
@@ -594,10 +569,5 @@ def test_an_untrained_network_is_another_one_of_the_same_shape_and_always_the_sa
     assert not one.model.training and one.history == [] and one.accuracy == {}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ValueError,
-    reason="BUG training.untrained: seed + 1000003 passes the largest seed that ModelSpec allows",
-)
 def test_every_seed_that_a_spec_allows_has_an_untrained_network():
     assert isinstance(training.untrained(tiny(seed=2**31 - 1)), Trained)

@@ -57,8 +57,8 @@ def cross(
     refuse.
     """
     for name, values in (("tasks", tasks), ("architectures", architectures), ("seeds", seeds)):
-        if not values:
-            raise ValueError(f"{name}=[]: must name at least one")
+        if not isinstance(values, (list, tuple)) or not values:
+            raise ValueError(f"{name}={values!r}: must be a list that names at least one")
         if len(set(values)) < len(values):
             raise ValueError(f"{name}={list(values)}: names one more than once; remove the repetition")
     runs = []
@@ -80,6 +80,10 @@ def runs_of(values: Mapping[str, Any]) -> list[Run]:
     train = {"length": values["length"], **({"steps": values["steps"]} if values["steps"] else {})}
     size = {"d_model": values["d_model"], "n_layers": values["n_layers"]}
     runs = cross(values["tasks"], values["architectures"], values["seeds"], **size, **train)
+    if len(set(values["fresh"])) < len(values["fresh"]) or (values["fresh"] and FRESH_SEED in values["seeds"]):
+        raise ValueError(
+            f"fresh={values['fresh']}: names a run more than once, or seeds names {FRESH_SEED}, which it uses"
+        )
     for pair in values["fresh"]:
         task, _, family = pair.partition("/")
         if task not in values["tasks"] or family not in values["architectures"]:
@@ -143,7 +147,11 @@ def _cached(
     function: Callable[[Any, str], pd.DataFrame], cells: Sequence[Cell], device: str, workers: int, label: str
 ) -> list[pd.DataFrame]:
     paths = [CACHE / "tables" / f"{function.__name__.strip('_')}-{_digest(cell)}.parquet" for cell in cells]
-    todo = [(function, cell, path, device) for cell, path in zip(cells, paths, strict=True) if not path.exists()]
+    todo = [
+        (function, cell, path, device)
+        for path, cell in dict(zip(paths, cells, strict=True)).items()
+        if not path.exists()
+    ]
     _parallel(_measure_one, todo, workers, label)
     return [pd.read_parquet(path) for path in paths]
 

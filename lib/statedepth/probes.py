@@ -149,13 +149,14 @@ def bayes_accuracy(task: Task, batch: Batch, variable: str, w: int) -> np.ndarra
     return accuracy
 
 
-def control_labels(task: Task, batch: Batch, variable: str, reference: Batch) -> np.ndarray:
+def control_labels(task: Task, batch: Batch, variable: str) -> np.ndarray:
     """(B, T) labels that mean nothing: a fixed random function of (position mod 4, last two tokens).
 
-    Hewitt and Liang 2019 (arXiv:1909.03368), with the context a short window rather than a word type. Each context
-    of `reference` (the fit split) gets the class that is most under its share so far, in random order, so that the
-    control's marginals follow the variable's. A context that the reference lacks gets class 0.
+    Hewitt and Liang 2019 (arXiv:1909.03368), with the context a short window rather than a word type. Each context of
+    one fixed sample of the train split gets the class that is most under its share so far, in random order, so that
+    the control's marginals follow the variable's. The function depends on the task, the variable and the length alone.
     """
+    reference = task.sample(4096, batch.tokens.shape[1], torch.Generator().manual_seed(0), "train")
     context, n_contexts = _contexts(task, batch), 4 * (task.vocab_size + 1) * task.vocab_size
     frequency = np.bincount(_contexts(task, reference).ravel(), minlength=n_contexts).astype(float)
     wanted = np.bincount(reference.states[variable].numpy().ravel(), minlength=task.n_states[variable]).astype(float)
@@ -204,6 +205,7 @@ def profile(trained: Trained, variable: str, length: int, settings: ProbeSetting
     position alone (pooled rows: the mean over positions); `majority` and `own_majority` are their floors. A second
     pooled row, position -1, covers the positions beyond the window of the last site, where there are any.
     """
+    _check_variable(trained.task, variable)
     sites = list(range(len(models.blocks(trained.model)) + 1))
     rows: list[dict[str, object]] = []
     for network in ("trained", "untrained"):
@@ -215,13 +217,17 @@ def profile(trained: Trained, variable: str, length: int, settings: ProbeSetting
         for labels in ("task", "control") if network == "trained" else ("task",):
             y = {split: part.batch.states[variable].numpy() for split, part in data.items()}
             if labels == "control":
-                reference = data["train"].batch
-                y = {s: control_labels(trained.task, part.batch, variable, reference) for s, part in data.items()}
+                y = {s: control_labels(trained.task, part.batch, variable) for s, part in data.items()}
             for site in sites:
                 h = {split: part.h[site] for split, part in data.items()}
                 for row in _probe_site(h, y, trained.task.n_states[variable], settings.seed, beyond=window(sites[-1])):
                     rows.append({"site": site, "network": network, "labels": labels, **row})
     return pd.DataFrame(rows)
+
+
+def _check_variable(task: Task, variable: str) -> None:
+    if variable not in task.n_states:
+        raise ValueError(f"variable={variable!r}: {task.name} has {', '.join(task.n_states)}")
 
 
 def _device(trained: Trained) -> str:
@@ -269,6 +275,7 @@ def baselines(task: Task, variable: str, length: int, n_layers: int, settings: P
     `position_only` is the accuracy of the class most frequent at each position; `bayes_window` of the best guess from
     the position and the last 3l+1 tokens.
     """
+    _check_variable(task, variable)
     batches = {}
     for offset, (split, n) in enumerate(
         zip(SPLITS, (settings.n_fit, settings.n_validation, settings.n_test), strict=True)

@@ -76,14 +76,16 @@ def index_table(readability: pd.DataFrame) -> pd.DataFrame:
             values = cell[cell["position"] == position].sort_values("site")[column].to_numpy()
             if len(values) < 2:
                 continue
-            shares = rise_shares(values)
+            defined = np.isfinite(values).all()  # not where one class is all there is
+            shares = rise_shares(values) if defined else None
+            found = indices(values) if defined else dict.fromkeys(INDICES, math.nan)
             where = {
                 **dict(zip(["task", "variable", "architecture", "seed", "passed"], keys, strict=True)),
                 "positions": positions,
                 "largest_site": 0 if shares is None else int(shares.argmax()) + 1,
                 "last_site": len(values) - 1,
             }
-            rows += [{**where, "index": index, "value": value} for index, value in indices(values).items()]
+            rows += [{**where, "index": index, "value": value} for index, value in found.items()]
     return pd.DataFrame(rows)
 
 
@@ -131,10 +133,11 @@ def permutation_p(a: np.ndarray, b: np.ndarray, sign: int) -> float:
     """Exact permutation p of "mean(a) - mean(b) has this sign" over all ways to deal the values to the two groups.
 
     One-sided where sign is +1 or -1, two-sided where it is 0. The smallest p is 1/252 at five seeds against five (2/252
-    two-sided) and 1/20 at three against three. Not a number where a group is empty.
+    two-sided) and 1/20 at three against three. Not a number where a group is empty or holds one
+    that is none.
     """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
-    if not len(a) or not len(b):
+    if not len(a) or not len(b) or np.isnan(a).any() or np.isnan(b).any():
         return math.nan
     pool = np.concatenate([a, b])
     total = pool.sum()

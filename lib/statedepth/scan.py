@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numba.extending import overload
+from torch.autograd.function import once_differentiable
 from transformers.models.mamba import modeling_mamba
 from transformers.models.mamba2 import modeling_mamba2
 
@@ -111,6 +112,7 @@ class _SelectiveScan(torch.autograd.Function):
         return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor, ...]:
         x, dt, A, B, C, states = ctx.saved_tensors
         gx, gdt, gA = (torch.zeros(t.shape, dtype=t.dtype) for t in (x, dt, A))

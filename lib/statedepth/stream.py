@@ -38,18 +38,20 @@ def stream(
     leaving, where a site asked for never ran (an edit that did nothing must not pass for one that had no effect).
     """
     blocks = models.blocks(model)
-    edit = dict(edit or {})
-    wanted = sorted({*keep, *edit})
-    for site in wanted:
+    keep, edit = set(keep), dict(edit or {})
+    for site in (*keep, *edit):
         if isinstance(site, bool) or not isinstance(site, int) or not 0 <= site <= len(blocks):
             raise ValueError(f"site={site!r}: this model has the sites 0 (embedding) to {len(blocks)} (last block)")
+    wanted = sorted({*keep, *edit})
     kept: dict[int, torch.Tensor] = {}
-    keep, ran = set(keep), set()
+    ran = set()
 
     def at(site: int, h: torch.Tensor) -> torch.Tensor:
         ran.add(site)
         if site in edit:
             edited = edit[site](h)
+            if not isinstance(edited, torch.Tensor):
+                raise TypeError(f"edit at site {site} gives {edited!r}: it must return the edited activations")
             if edited.shape != h.shape:
                 raise ValueError(f"edit at site {site} turns {tuple(h.shape)} into {tuple(edited.shape)}")
             h = edited

@@ -14,7 +14,10 @@ WHERE = {"task": pa.Column(str), "variable": pa.Column(str), "architecture": pa.
 
 
 def _schema(columns: dict[str, pa.Column], unique: list[str]) -> pa.DataFrameSchema:
-    return pa.DataFrameSchema(columns, strict=True, coerce=True, unique=unique)
+    """No other column, no repeated key; only a float may be read from a whole number, nothing else is bent to fit."""
+    for column in columns.values():
+        column.coerce = str(column.dtype) == "float64"
+    return pa.DataFrameSchema(columns, strict=True, unique=unique)
 
 
 SCHEMAS: dict[str, pa.DataFrameSchema] = {
@@ -84,6 +87,8 @@ def write(table: pd.DataFrame, name: str, folder: Path) -> Path:
 
     Raises pandera's SchemaError, which names the column and the value, for a table that does not fit.
     """
+    if name not in SCHEMAS:
+        raise ValueError(f"table={name!r}: known tables are {', '.join(SCHEMAS)}")
     checked = SCHEMAS[name].validate(table.reset_index(drop=True))
     path = folder / f"{name}.csv"
     write_whole(path, lambda draft: checked.to_csv(draft, index=False, float_format="%.6g", lineterminator="\n"))
@@ -98,7 +103,7 @@ def read_folder(folder: Path) -> dict[str, pd.DataFrame]:
         if path.exists():
             try:
                 found[name] = schema.validate(pd.read_csv(path))
-            except (pa.errors.SchemaError, ValueError) as error:
+            except (pa.errors.SchemaError, pa.errors.SchemaErrors, ValueError) as error:
                 raise ValueError(f"{path.name}: does not fit its schema ({error})") from error
     return found
 

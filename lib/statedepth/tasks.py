@@ -99,7 +99,7 @@ class Task:
         Raises ValueError for an impossible size, an unknown split, or a split that holds no sequence this short.
         """
         for name, value in (("batch", batch), ("length", length)):
-            if not isinstance(value, (int, np.integer)) or value < 1:
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < 1:
                 raise ValueError(f"{name}={value!r}: must be a whole number of at least 1")
         if not isinstance(generator, torch.Generator):
             raise TypeError(
@@ -126,7 +126,10 @@ class Task:
 
     def _draw(self, batch: int, length: int, generator: torch.Generator) -> tuple[np.ndarray, np.ndarray]:
         cumulative = self.tables.law.cumsum(1)
-        cumulative[:, -1] = np.inf  # rounding must never push a draw past the last token
+        last_allowed = self.vocab_size - 1 - (self.tables.law[:, ::-1] > 0).argmax(1)
+        cumulative[np.arange(self.vocab_size) >= last_allowed[:, None]] = (
+            np.inf
+        )  # rounding must not push a draw past it
         uniform = torch.rand(batch, length, generator=generator, dtype=torch.float64).numpy()
         tokens = np.empty((batch, length), dtype=np.int64)
         states = np.empty((batch, length), dtype=np.int64)
@@ -185,7 +188,7 @@ def _whole(name: str, value: int, low: int, high: int) -> None:
         raise ValueError(f"{name}={value!r}: must be a whole number from {low} to {high}")
 
 
-@lru_cache
+@lru_cache(typed=True)
 def cyclic(n: int) -> Task:
     """Z_n, the running sum mod n.
 
@@ -195,7 +198,7 @@ def cyclic(n: int) -> Task:
     return _group(f"Z{n}", list(range(n)), lambda a, b: (a + b) % n)
 
 
-@lru_cache
+@lru_cache(typed=True)
 def parity() -> Task:
     """Parity of the ones read so far, from even (0); the group Z_2 under its usual name.
 
@@ -205,7 +208,7 @@ def parity() -> Task:
     return _group("parity", [0, 1], lambda a, b: (a + b) % 2)
 
 
-@lru_cache
+@lru_cache(typed=True)
 def symmetric(n: int) -> Task:
     """S_n, all permutations of n things; elements in lexicographic order, new[j] = state[action[j]].
 
@@ -217,7 +220,7 @@ def symmetric(n: int) -> Task:
     return _group(f"S{n}", _permutations(n), _act)
 
 
-@lru_cache
+@lru_cache(typed=True)
 def alternating(n: int) -> Task:
     """A_n, the even permutations of n things, numbered in lexicographic order.
 
@@ -227,7 +230,7 @@ def alternating(n: int) -> Task:
     return _group(f"A{n}", [p for p in _permutations(n) if _is_even(p)], _act)
 
 
-@lru_cache
+@lru_cache(typed=True)
 def dyck(k: int, depth: int, target: str = "top") -> Task:
     """Prefixes of well-nested words with k bracket types and nesting at most `depth`.
 
@@ -280,8 +283,8 @@ def named(name: str) -> Task:
     """The task with this name: parity, S3, A4, Z6, dyck-2-4, dyck-2-4-depth. ValueError for any other."""
     if name == "parity":
         return parity()
-    if match := re.fullmatch(r"([SAZ])(\d+)", name):
+    if match := re.fullmatch(r"([SAZ])([1-9]\d*)", name):  # one task has one name, or it would be trained under each
         return {"S": symmetric, "A": alternating, "Z": cyclic}[match[1]](int(match[2]))
-    if match := re.fullmatch(r"dyck-(\d+)-(\d+)(?:-(top|depth))?", name):
-        return dyck(int(match[1]), int(match[2]), match[3] or "top")
-    raise ValueError(f"task={name!r}: known names are parity, S<n>, A<n>, Z<n> and dyck-<k>-<depth>[-top|-depth]")
+    if match := re.fullmatch(r"dyck-([1-9]\d*)-([1-9]\d*)(-depth)?", name):
+        return dyck(int(match[1]), int(match[2]), "depth" if match[3] else "top")
+    raise ValueError(f"task={name!r}: known names are parity, S<n>, A<n>, Z<n> and dyck-<k>-<depth>[-depth]")

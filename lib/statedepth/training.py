@@ -3,6 +3,7 @@
 import hashlib
 import json
 from dataclasses import asdict, dataclass, field, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,7 @@ class TrainSpec:
             if isinstance(value, bool) or not isinstance(value, (int, kind)) or not low <= value <= high:
                 what = "a whole number" if kind is int else "a number"
                 raise ValueError(f"{name}={value!r}: must be {what} from {low:g} to {high:g}")
+            object.__setattr__(self, name, kind(value))  # 1 and 1.0 are one setting, and have one hash
         if self.min_length > self.length:
             raise ValueError(f"min_length={self.min_length}: must not exceed length={self.length}")
 
@@ -97,7 +99,7 @@ class Run:
     train: TrainSpec
 
     def __post_init__(self) -> None:
-        tasks.named(self.task)
+        _splits_hold(self.task, self.train.min_length, self.train.length)
         needed = lengths_beyond(self.train.length)[-1]
         if self.model.family == "transformer" and 0 < self.model.n_positions < needed:
             raise ValueError(
@@ -118,6 +120,18 @@ class Run:
         }
         text = json.dumps({"task": self.task, **changed}, sort_keys=True)
         return f"{self.task}-{self.model.family}-{self.model.seed}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
+
+
+@cache
+def _splits_hold(task: str, shortest: int, longest: int) -> None:
+    """ValueError, which names the task, where a length that training or evaluation needs has no sequence in a split."""
+    for split, lengths in (
+        ("train", (shortest, longest)),
+        ("validation", (longest,)),
+        ("test", lengths_beyond(longest)),
+    ):
+        for length in lengths:
+            tasks.named(task).sample(1, length, torch.Generator().manual_seed(0), split)
 
 
 @dataclass(frozen=True)
@@ -177,7 +191,7 @@ def train(
     history: list[dict[str, float]] = []
     resume = None if folder is None else folder / f"{run.key}.resume.safetensors"
     if resume is not None and resume.exists():
-        longest, first, history = _load_progress(resume, model, optimiser, generator)
+        longest, first, history = _load_progress(resume, run, model, optimiser, generator)
     bar = tqdm(
         range(first, spec.steps), initial=first, total=spec.steps, desc=run.key, disable=not progress, mininterval=2
     )
@@ -206,7 +220,7 @@ def train(
             history.append({"step": step + 1, "loss": loss.item(), "longest": longest})
             bar.set_postfix(loss=f"{loss.item():.4f}", length=longest)
             if resume is not None:
-                _save_progress(resume, model, optimiser, generator, longest, step + 1, history)
+                _save_progress(resume, run, model, optimiser, generator, longest, step + 1, history)
         if stop_after is not None and step + 1 >= stop_after:
             raise KeyboardInterrupt
     model.eval()
@@ -227,8 +241,13 @@ def lengths_beyond(length: int) -> list[int]:
     return [round(length * factor) for factor in BEYOND]
 
 
+def _digest(tensors: dict[str, torch.Tensor]) -> str:
+    return hashlib.sha256(b"".join(n.encode() + t.numpy().tobytes() for n, t in sorted(tensors.items()))).hexdigest()
+
+
 def _save_progress(
     path: Path,
+    run: Run,
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     generator: torch.Generator,
@@ -240,16 +259,22 @@ def _save_progress(
     for i, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{i}.{k}": v.cpu() for k, v in state.items()}
     tensors["generator"] = generator.get_state()
-    meta = {"longest": str(longest), "step": str(step), "history": json.dumps(history)}
+    meta = {"run": repr(run), "longest": str(longest), "step": str(step), "history": json.dumps(history)}
+    meta["sha256"] = _digest(tensors)
     write_whole(path, lambda draft: safetensors.torch.save_file(tensors, draft, meta))
 
 
 def _load_progress(
-    path: Path, model: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator
+    path: Path, run: Run, model: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator
 ) -> tuple[int, int, list[dict[str, float]]]:
-    with safetensors.safe_open(path, framework="pt") as file:
-        meta = file.metadata()
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            meta = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path.name}: cannot be read ({error}); delete it to train from nothing") from error
+    if meta.get("run") != repr(run) or meta.get("sha256") != _digest(tensors):
+        raise ValueError(f"{path.name}: damaged, or of another run than {run}; delete it to train from nothing")
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in tensors.items():
@@ -294,7 +319,7 @@ def load(run: Run, folder: Path, device: str = "cpu") -> Trained:
         stored = Run(said["task"], ModelSpec(**said["model"]), TrainSpec(**said["train"]))
         accuracy = {int(length): values for length, values in record["accuracy"].items()}
         wanted_hash, history = record["sha256"], record["history"]
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{record_path.name}: not a readable record of a checkpoint ({error}); {again}") from error
     if stored != run:
         raise ValueError(f"{record_path.name}: describes {stored}, not {run}; {again}")
@@ -302,12 +327,17 @@ def load(run: Run, folder: Path, device: str = "cpu") -> Trained:
         raise ValueError(f"{weights.name}: does not match the hash in {record_path.name}; {again}")
     task = tasks.named(run.task)
     model = models.build(run.model, task.vocab_size, task.n_outputs)
-    model.load_state_dict(safetensors.torch.load_file(weights))
+    try:
+        model.load_state_dict(safetensors.torch.load_file(weights))
+    except (RuntimeError, safetensors.SafetensorError) as error:
+        raise ValueError(
+            f"{weights.name}: does not fit the model that its record describes ({error}); {again}"
+        ) from error
     return Trained(model.eval().to(device), task, run, history, accuracy)
 
 
 def untrained(run: Run, device: str = "cpu") -> Trained:
     """The same architecture with other random weights, never trained: a baseline for every probe."""
     task = tasks.named(run.task)
-    spec = replace(run.model, seed=run.model.seed + 1_000_003)
+    spec = replace(run.model, seed=(run.model.seed + 1_000_003) % 2**31)
     return Trained(models.build(spec, task.vocab_size, task.n_outputs).eval().to(device), task, run, [])
