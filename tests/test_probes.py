@@ -213,14 +213,16 @@ def test_a_code_whose_sign_alternates_is_at_chance_pooled_and_perfect_at_each_po
     reason="BUG probes._probe_site: with the pooled probe's penalty the probes per position miss a fine code, "
     "most of all one that alternates, for which the pooled penalty is chosen at chance",
 )
-@pytest.mark.parametrize("signs", [[1] * 6, [1, -1] * 3], ids=["same sign", "alternating"])
-def test_a_fine_code_beside_a_large_irrelevant_feature_is_perfect_at_each_position(signs):
+@pytest.mark.parametrize(
+    ("signs", "size_of_code"), [([1] * 6, 0.1), ([1, -1] * 3, 0.02)], ids=["same sign", "alternating"]
+)
+def test_a_fine_code_beside_a_large_irrelevant_feature_is_perfect_at_each_position(signs, size_of_code):
     """The state is the small difference of two features that share a large one; the strongest penalty cannot see it."""
     h, y = {}, {}
     for seed, (split, size) in enumerate(zip(tasks.SPLITS, (1000, 300, 300), strict=True)):
         y[split] = rng(seed).integers(2, size=(size, 6))
-        shared, state = rng(50 + seed).normal(size=(size, 6)), 0.005 * (2 * y[split] - 1)
-        h[split] = (np.stack([shared + state, shared - state], -1) * np.array(signs)[:, None]).astype(np.float32)
+        (shared, other), state = rng(50 + seed).normal(size=(2, size, 6)), size_of_code * (2 * y[split] - 1)
+        h[split] = (np.stack([shared + state, shared - state, other], -1) * np.array(signs)[:, None]).astype(np.float32)
     for t in range(6):  # there is a linear probe for it at every position
         assert fit_probe(*((h[split][:, t], y[split][:, t]) for split in tasks.SPLITS), 2).accuracy > 0.99
     rows = {row["position"]: row for row in probes._probe_site(h, y, 2, seed=0, beyond=4)}

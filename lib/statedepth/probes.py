@@ -19,7 +19,7 @@ from statedepth.stream import stream
 from statedepth.tasks import SPLITS, Batch, Task
 from statedepth.training import Trained, untrained
 
-PENALTIES = (0.01, 1.0, 100.0)  # scikit-learn's C, the inverse strength; the same choice for every probe
+PENALTIES = (0.01, 1.0)  # scikit-learn's C, the inverse strength, ascending; the same choice for every probe
 POOLED_POSITIONS = 4  # positions drawn from each sequence to fit a pooled probe; it is tested at all of them
 UNREADABLE = -1.0e9  # bias of a class that never occurs where the probe was fitted
 
@@ -48,7 +48,7 @@ class Probe:
     bias: np.ndarray  # (K,)
     accuracy: float  # on the test split
     baselines: dict[str, float] = field(default_factory=dict)  # name -> accuracy on the same split
-    penalty: float = PENALTIES[1]  # the one that was chosen on the validation split
+    penalty: float = PENALTIES[-1]  # the one that was chosen on the validation split
 
     def predict(self, h: np.ndarray) -> np.ndarray:
         """(n,) classes for (n, D) activations."""
@@ -83,13 +83,14 @@ def fit_probe(
         return Probe(weight, bias, majority["majority"], majority)
     mean, scale = h.mean(0, dtype=np.float64), h.std(0, dtype=np.float64)
     scale[scale < 1e-9] = 1.0  # a constant feature stays constant
-    standard = (h - mean) / scale
+    standard = ((h - mean) / scale).astype(np.float32)
+    regression = LogisticRegression(max_iter=300, warm_start=True)  # each penalty goes on from the stronger one
     best: tuple[float, Probe] | None = None
     for penalty in penalties:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # separable data have no finite optimum to converge to
-            fitted = LogisticRegression(C=penalty, max_iter=300).fit(standard, y)
-        coef, intercept = fitted.coef_, fitted.intercept_
+            regression.set_params(C=penalty).fit(standard, y)
+        coef, intercept = regression.coef_.astype(np.float64), regression.intercept_.astype(np.float64)
         if len(present) == 2:  # scikit-learn gives one row for two classes
             coef, intercept = np.vstack([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
         weight, bias = np.zeros((n_classes, h.shape[1])), np.full(n_classes, UNREADABLE)
