@@ -86,6 +86,25 @@ def test_predictions_do_not_depend_on_scale_and_offset_of_the_features():
     assert (one.predict(parts[2][0]) == two.predict(moved[2][0])).mean() > 0.998
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="BUG probes.PENALTIES: ends at 1, which under-reads middle sites and decides the concentration of claim 1; "
+    "with solver='newton-cholesky' in float64 the fit at 100 converges and takes less time than now",
+)
+def test_a_code_in_directions_of_small_variance_is_read_as_well_as_a_converged_weak_penalty_reads_it():
+    """Features whose principal axes differ by 100 in spread, as a residual stream's do, and a state along all of them."""
+    axes, along = np.linalg.qr(rng(9).normal(size=(40, 40)))[0], rng(8).normal(size=40) / np.sqrt(40)
+    parts = []
+    for seed, size in enumerate((2000, 500, 3000)):
+        z = rng(seed).normal(size=(size, 40))
+        y = (z @ along + 0.1 * rng(30 + seed).normal(size=size) > 0).astype(int)
+        parts.append(((z * np.logspace(0, -2, 40)) @ axes.T, y))
+    regression = LogisticRegression(C=100, solver="newton-cholesky")
+    converged = make_pipeline(StandardScaler(), regression).fit(*parts[0]).score(*parts[2])
+    assert converged > 0.95
+    assert fit_probe(*parts, 2).accuracy > converged - 0.02
+
+
 def test_a_constant_feature_does_no_harm():
     parts = [
         (np.concatenate([h, np.full((len(h), 1), 0.1, dtype=np.float32)], 1).astype(np.float32), y)
@@ -101,17 +120,19 @@ def pipelines(fit):
 
 
 @pytest.mark.parametrize("k", [2, 3, 5])
-@pytest.mark.parametrize("chosen", range(3))
+@pytest.mark.parametrize("chosen", range(len(probes.PENALTIES)))
 def test_the_probe_is_the_standardised_scikit_learn_model_that_validation_prefers(k, chosen):
-    """The validation labels are what one of the three penalties answers, so that one must be taken."""
+    """The validation labels are what one of the penalties answers, so that one must be taken."""
     fit, validation, test = three_parts(k, n=(80, 3000, 500), noise=1.5)
-    three = pipelines(fit)
-    answers = [model.predict(validation[0]) for model in three]
-    assert all((answers[chosen] != answers[other]).any() for other in range(3) if other != chosen)
+    models = pipelines(fit)
+    answers = [model.predict(validation[0]) for model in models]
+    assert all((answers[chosen] != answers[other]).any() for other in range(len(models)) if other != chosen)
     probe = fit_probe(fit, (validation[0], answers[chosen]), test, k)
-    assert (probe.predict(test[0]) == three[chosen].predict(test[0])).all()
-    assert (probe.predict(validation[0]) == answers[chosen]).all()
-    assert probe.accuracy == (three[chosen].predict(test[0]) == test[1]).mean()
+    assert probe.penalty == probes.PENALTIES[chosen]
+    agreement = probe.predict(test[0]) == models[chosen].predict(test[0])
+    assert agreement.mean() > 0.99  # float32 moves a few on the border
+    assert (probe.predict(validation[0]) == answers[chosen]).mean() > 0.99
+    assert probe.accuracy == pytest.approx((models[chosen].predict(test[0]) == test[1]).mean(), abs=0.01)
 
 
 def test_the_test_labels_have_no_say_in_the_probe():
@@ -214,7 +235,7 @@ def test_a_code_whose_sign_alternates_is_at_chance_pooled_and_perfect_at_each_po
     "most of all one that alternates, for which the pooled penalty is chosen at chance",
 )
 @pytest.mark.parametrize(
-    ("signs", "size_of_code"), [([1] * 6, 0.1), ([1, -1] * 3, 0.02)], ids=["same sign", "alternating"]
+    ("signs", "size_of_code"), [([1] * 6, 0.1), ([1, -1] * 3, 0.03)], ids=["same sign", "alternating"]
 )
 def test_a_fine_code_beside_a_large_irrelevant_feature_is_perfect_at_each_position(signs, size_of_code):
     """The state is the small difference of two features that share a large one; the strongest penalty cannot see it."""
@@ -239,10 +260,12 @@ def test_a_code_that_holds_at_some_positions_only_is_read_there_only():
 
 
 def test_the_pooled_probe_is_fitted_on_positions_from_everywhere():
-    rows = site(signs=[0, 0, 0, 0, 0, 1])
-    assert rows[6]["accuracy"] > 0.95
-    rows = site(signs=[1, 0, 0, 0, 0, 0])
-    assert rows[1]["accuracy"] > 0.95
+    """Of two opposite codes a probe that never saw their position gets one wrong."""
+    for t in (0, 2, 5):
+        for sign in (1, -1):
+            signs = np.zeros(6)
+            signs[t] = sign
+            assert site(signs=signs)[t + 1]["accuracy"] > 0.95
 
 
 def test_a_position_with_one_class_is_read_and_does_not_break_the_others():

@@ -438,6 +438,18 @@ def test_a_task_with_an_empty_split_is_refused_before_training(task):
         tiny(task=task)
 
 
+@pytest.mark.xfail(
+    strict=True,
+    reason="BUG training._splits_hold: looks at the shortest and longest length only, training draws those between",
+)
+def test_a_task_with_an_empty_split_at_a_length_in_between_is_refused_before_training():
+    """dyck(1, 2) has two strings of three tokens, and neither is in the train split."""
+    with pytest.raises(ValueError, match="length=3"):
+        tasks.dyck(1, 2).sample(1, 3, torch.Generator().manual_seed(0), "train")
+    with pytest.raises(ValueError, match="dyck-1-2"):
+        tiny(task="dyck-1-2", length=6, min_length=2)
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_every_recipe_is_a_training_spec_and_takes_changes(family):
     spec = recipe(family)
