@@ -194,7 +194,7 @@ def profile_lines(tables: Tables) -> Figure:
     ]
     chart = (
         alt.layer(*layers, data=lines)
-        .properties(width=94, height=110)
+        .properties(width=94, height=132)
         .facet(
             row=alt.Row("panel:N", sort=_panels(pooled), title=None),
             column=alt.Column("name:N", sort=ARCHITECTURES, title=None),
@@ -296,7 +296,7 @@ def index_contrasts(tables: Tables) -> Figure:
     grid = alt.vconcat(alt.hconcat(*panels[:2]), alt.hconcat(*panels[2:]))
     caption = (
         "Each index, architecture minus Transformer, with pointwise 95% Welch intervals over seeds. A flip is a pair of "
-        "marks on two sides of zero; whether there is one depends on the index."
+        "marks on two sides of zero; whether there is one can depend on the index."
     )
     return Figure(_theme(grid), "flip.indices", caption, caption)
 
@@ -352,7 +352,7 @@ def accuracies(tables: Tables) -> Figure:
     table = table.assign(
         times=table["length"] / table["trained_length"], state=table["passed"].map({True: "passed", False: "failed"})
     )
-    panels, lowest = [], 0.1 * int(10 * table["accuracy"].min())
+    panels, scale = [], alt.Scale(domain=[0.1 * int(10 * table["accuracy"].min()), 1.0])
     for task, here in table.groupby("task", sort=False):
         x = alt.X("times:O", title="length, in training lengths", axis=alt.Axis(labelAngle=0, format=".1~f"))
         dots = (
@@ -361,9 +361,7 @@ def accuracies(tables: Tables) -> Figure:
             .encode(
                 x=x,
                 xOffset=alt.XOffset("name:N", sort=ARCHITECTURES),
-                y=alt.Y(
-                    "accuracy:Q", title="accuracy", scale=alt.Scale(domain=[lowest, 1.0]), axis=alt.Axis(format="%")
-                ),
+                y=alt.Y("accuracy:Q", title="accuracy", scale=scale, axis=alt.Axis(format="%")),
                 color=_colour(legend=True),
                 shape=alt.Shape(
                     "state:N",
@@ -376,7 +374,7 @@ def accuracies(tables: Tables) -> Figure:
         rule = (
             alt.Chart(pd.DataFrame({"threshold": [THRESHOLD]}))
             .mark_rule(color=GREY, strokeDash=[4, 3])
-            .encode(y="threshold:Q")
+            .encode(y=alt.Y("threshold:Q", scale=scale))
         )
         panels.append((rule + dots).properties(width=255, height=190, title=task_name(str(task))))
     caption = (

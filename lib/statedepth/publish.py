@@ -57,12 +57,14 @@ def scrub(path: Path) -> None:
     book = nbformat.read(path, as_version=4)
     book.metadata.pop("papermill", None)
     book.metadata.get("language_info", {}).pop("version", None)
-    for number, cell in enumerate(book.cells):
-        cell["id"] = f"cell-{number}"
+    for cell in book.cells:
         for key in ("papermill", "execution"):
             cell.metadata.pop(key, None)
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("out = "))
+    book.cells = [cell for cell in book.cells if cell.source != "# Parameters"]  # injected, and nothing is left of it
+    for number, cell in enumerate(book.cells):
+        cell["id"] = f"cell-{number}"
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
     nbformat.write(book, path)
