@@ -58,9 +58,9 @@ def published_site(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def small_book(tmp_path) -> Path:
-    """A book of two pages with our extension on synthetic data; returns its source folder."""
+    """A book of three pages with our extension on synthetic data; returns its source folder."""
     (tmp_path / "_config.yml").write_text((ROOT / "_config.yml").read_text())
-    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n  - file: other\n")
+    (tmp_path / "_toc.yml").write_text("format: jb-book\nroot: index\nchapters:\n  - file: flip\n  - file: other\n")
     book = tmp_path / "book"
     shutil.copytree(ROOT / "book" / "_static", book / "_static")
     shutil.copy2(ROOT / "book" / "references.bib", book)
@@ -68,6 +68,7 @@ def small_book(tmp_path) -> Path:
     (book / "index.md").write_text(
         "# Small\n\nThere are {num}`flip.models` models.\n\n```{claims-board}\n```\n\n```{chart} flip.readability\n```\n"
     )
+    (book / "flip.md").write_text("# Claim\n\n(flip-models)=\n## Models\n\n{num}`flip.models`\n")
     (book / "other.md").write_text(
         "# Other\n\nMamba: {num}`flip.mamba.parity.accuracy`, $x^2$.\n\n```{verdict} flip\n```\n\n```{run-block} flip\n```\n"
     )

@@ -4,17 +4,22 @@ import difflib
 import hashlib
 import html
 import json
+import re
 import shutil
 from functools import cache
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives
 from latex2mathml.converter import convert as mathml
+from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
+from sphinx.util.math import get_node_equation_number
+from sphinx.util.nodes import make_refnode
 
 from statedepth import claims, figures, render, tables
 
@@ -45,10 +50,15 @@ def _numbers(folder: Path, notebook: str, digest: str) -> dict[str, claims.Numbe
     return claims.numbers(notebook, _tables(folder, notebook, digest))
 
 
-def digest_of(folder: Path) -> str:
-    """Of every table and record in a data folder; checkpoints are not shown on pages and do not count."""
-    files = sorted(p for p in folder.rglob("*") if p.suffix in {".csv", ".json"} and "checkpoints" not in p.parts)
-    return hashlib.sha256(b"".join(p.name.encode() + p.read_bytes() for p in files)).hexdigest()
+def _digest(app: Sphinx) -> str:
+    """Of all that any page may show: tables, records, static files, and the code that makes text and charts of them."""
+    folder, static = _folder(app), Path(app.srcdir) / "_static"
+    files = [p for p in folder.rglob("*") if p.suffix in {".csv", ".json"} and "checkpoints" not in p.parts]
+    files += [p for p in static.rglob("*") if p.is_file()] + list(Path(__file__).parent.glob("*.py"))
+    made = hashlib.sha256(metadata.version("vl-convert-python").encode())
+    for path in sorted(files):
+        made.update(f"{path}\0{path.stat().st_size}\0".encode() + path.read_bytes())
+    return made.hexdigest()
 
 
 def _split(key: str) -> tuple[str, str]:
@@ -71,7 +81,7 @@ class NumRole(SphinxRole):
     """`` {num}`flip.models` ``: a number of a run, linked to the section that made it, with the run in its tooltip."""
 
     def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
-        """One reference node; a warning where the key is unknown."""
+        """One reference, resolved when all pages are read; a warning where the key, or later its section, is unknown."""
         app = self.env.app
         folder = _folder(app)
         try:
@@ -86,15 +96,24 @@ class NumRole(SphinxRole):
             LOG.warning("num %s", error, location=self.get_location())
             return [nodes.strong(text=f"[unknown number {self.text}]")], []
         number = known[name]
-        target = (
-            f"#{number.cell}"
-            if self.env.docname == notebook
-            else f"{_up(self.env.docname)}{notebook}.html#{number.cell}"
-        )
         chosen = ", ".join(f"{k}={v}" for k, v in run["parameters"].items())
         tip = f"{number.label}; {run['profile']} run of {run['date']} on {run['device']}; {chosen}"
-        text = f'<a class="statedepth-num" href="{target}" title="{_escape(tip)}">{_escape(number.text)}</a>'
-        return [nodes.raw("", text, format="html")], []
+        link = addnodes.pending_xref(
+            "", nodes.Text(number.text), refdomain="", reftype="num", reftarget=number.cell, refwarn=True, tip=tip
+        )
+        link["refdoc"] = self.env.docname
+        self.set_source_info(link)
+        return [link], []
+
+
+def _link(app: Sphinx, env: Any, node: addnodes.pending_xref, content: nodes.Text) -> nodes.reference | None:
+    """The link of a `{num}` to the section labelled `(cell)=`; without such a label Sphinx warns, so that no link is dead."""
+    place = env.get_domain("std").anonlabels.get(node["reftarget"]) if node["reftype"] == "num" else None
+    if place is None:
+        return None
+    link = make_refnode(app.builder, node["refdoc"], place[0], place[1], content, node["tip"])
+    link["classes"].append("statedepth-num")
+    return link
 
 
 def _up(docname: str) -> str:
@@ -140,7 +159,9 @@ class ChartDirective(_Block):
     def html(self) -> str:
         """The figure's element."""
         notebook, name = _split(self.arguments[0])
-        if name not in figures.CHARTS.get(notebook, {}) or _run(self.folder, notebook) is None:
+        if _run(self.folder, notebook) is None:
+            raise UnknownKey(f"{self.arguments[0]!r}: {notebook} has no run under {self.config.statedepth_data}")
+        if name not in figures.CHARTS.get(notebook, {}):
             raise _near(self.arguments[0], name, figures.CHARTS.get(notebook, {}))
         made = figures.chart(notebook, name, _tables(self.folder, notebook, self.config.statedepth_digest))
         caption = self.options.get("caption", made.caption)
@@ -236,23 +257,23 @@ def _configure(app: Sphinx, config: Any) -> None:
     toc = Path(app.srcdir).parent / "_toc.yml"
     if toc.exists():
         config.external_toc_path = str(toc)
-    config.statedepth_digest = digest_of(_folder(app))
+    config.statedepth_digest = _digest(app)
     # Thebe runs cells on a server of others; without one its script throws on every page.
     for event, listeners in app.events.listeners.items():
         app.events.listeners[event] = [one for one in listeners if one.handler.__module__ != "sphinx_thebe"]
+    app.registry.css_files = [one for one in app.registry.css_files if one[0] != "sphinx-thebe.css"]
 
 
 def _fresh_static(app: Sphinx) -> None:
     """Write Vega once, and copy our own static files even where Sphinx thinks that nothing changed."""
     if app.builder.format != "html":
         return
-    out = Path(app.outdir) / "_static"
-    out.mkdir(parents=True, exist_ok=True)
-    bundle = out / "vega.js"
-    if not bundle.exists():
-        bundle.write_text(render.vega_bundle())
-    for path in (Path(app.srcdir) / "_static").glob("*"):
-        shutil.copy2(path, out)
+    ours, out = Path(app.srcdir) / "_static", Path(app.outdir) / "_static"
+    if not (out / "vega.js").exists() or _built(app) != app.config.statedepth_digest:
+        out.mkdir(parents=True, exist_ok=True)
+        (out / "vega.js").write_text(render.vega_bundle())
+    if ours.is_dir():
+        shutil.copytree(ours, out, dirs_exist_ok=True)
 
 
 def _page(
@@ -264,18 +285,44 @@ def _page(
 
 
 def _outdated(app: Sphinx, env: Any, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
-    """All pages, where the data changed since the last build: numbers stand on any of them."""
-    before, env.statedepth_digest = getattr(env, "statedepth_digest", None), app.config.statedepth_digest
-    return [] if before == app.config.statedepth_digest else list(env.found_docs)
+    """All pages, where what they show changed since the last build that came to its end: numbers stand on any of them."""
+    return [] if _built(app) == app.config.statedepth_digest else list(env.found_docs)
+
+
+def _built(app: Sphinx) -> str:
+    """The digest of the last build that came to its end; Sphinx saves its own records before it writes a page."""
+    stamp = Path(app.doctreedir) / "statedepth.digest"
+    return stamp.read_text() if stamp.exists() else ""
+
+
+def _finished(app: Sphinx, exception: Exception | None) -> None:
+    if exception is None:
+        (Path(app.doctreedir) / "statedepth.digest").write_text(app.config.statedepth_digest)
+
+
+def _mathml(node: nodes.Element, display: str) -> str:
+    """MathML with the LaTeX as its text; a warning for what latex2mathml refuses, or passes on as if it were a letter."""
+    latex = node.astext()
+    try:
+        # It knows align* but not aligned; names of functions get the thin space that TeX gives them.
+        made = mathml(latex.replace("{aligned}", "{align*}"), display=display)
+        made = re.sub(r"<m([io])>(log|ln|exp|max|min)</m\1>", r'<mo lspace="0.17em" rspace="0.17em">\2</mo>', made)
+        unknown = re.findall(r"<mi>(\\[^<]+|&)</mi>", made)
+    except Exception as error:  # its exceptions have no base of their own
+        made, unknown = f"<code>{_escape(latex)}</code>", [type(error).__name__]
+    if unknown:
+        LOG.warning("math %r: %s is not understood", latex, ", ".join(unknown), location=node)
+    return made.replace("<math ", f'<math alttext="{_escape(latex)}" ', 1)
 
 
 def _math_inline(translator: Any, node: nodes.math) -> None:
-    translator.body.append(mathml(node.astext()))
+    translator.body.append(_mathml(node, "inline"))
     raise nodes.SkipNode
 
 
 def _math_block(translator: Any, node: nodes.math_block) -> None:
-    translator.body.append(f'<div class="math">{mathml(node.astext(), display="block")}</div>')
+    number = f'<span class="eqno">({get_node_equation_number(translator, node)})</span>' if node["number"] else ""
+    translator.body.append(f"{translator.starttag(node, 'div', CLASS='math')}{number}{_mathml(node, 'block')}</div>")
     raise nodes.SkipNode
 
 
@@ -297,5 +344,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("config-inited", _configure, priority=1)
     app.connect("builder-inited", _fresh_static)
     app.connect("env-get-outdated", _outdated)
+    app.connect("missing-reference", _link)
+    app.connect("build-finished", _finished)
     app.connect("html-page-context", _page, priority=900)
     return {"parallel_read_safe": True, "parallel_write_safe": True}

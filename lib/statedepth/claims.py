@@ -53,8 +53,8 @@ CLAIMS = {
         Claim(
             "s3_grouping",
             2,
-            "S_3 groups with Parity",
-            "Non-commutative S_3 groups with Parity, not with Dyck, in all five architectures and in Mamba's Conv1D: "
+            "S₃ groups with Parity",
+            "Non-commutative S₃ groups with Parity, not with Dyck, in all five architectures and in Mamba's Conv1D: "
             "computation decides, not commutativity.",
             "Withdrawn: a pre-registered test on three further task designs did not support it.",
         ),

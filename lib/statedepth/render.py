@@ -70,7 +70,7 @@ def render(figure: Figure) -> str:
     svg = svg.replace(
         "<svg", f'<svg role="img" aria-label="{alt}" style="width:100%;height:auto;max-width:{width[1]}px"', 1
     )
-    data = json.dumps(spec, separators=(",", ":")).replace("</", "<\\/")
+    data = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")  # or text could end the script
     return (
         f'<figure class="statedepth-chart" id="chart-{anchor}" data-chart="{figure.name}" data-alt="{alt}">'
         f'<div class="statedepth-svg">{svg}</div>'
