@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,8 @@ def _profile(cell: Cell, device: str) -> pd.DataFrame:
 def _cached(
     function: Callable[[Any, str], pd.DataFrame], cells: Sequence[Cell], device: str, workers: int, label: str
 ) -> list[pd.DataFrame]:
-    paths = [CACHE / "tables" / f"{function.__name__.strip('_')}-{_digest(cell)}.parquet" for cell in cells]
+    name = function.__name__.strip("_")
+    paths = [CACHE / "tables" / f"{name}-{_digest(cell, device)}.parquet" for cell in cells]
     todo = [
         (function, cell, path, device)
         for path, cell in dict(zip(paths, cells, strict=True)).items()
@@ -162,17 +164,19 @@ def _measure_one(function: Callable[[Any, str], pd.DataFrame], cell: Cell, path:
     return f"{cell.run.key} {cell.variable}"
 
 
-def _digest(cell: Cell) -> str:
+def _digest(cell: Cell, device: str) -> str:
     weights = (PUBLISHED if source(cell.run) == "published" else CACHE / "checkpoints") / f"{cell.run.key}.json"
-    text = json.dumps(asdict(cell), sort_keys=True) + json.loads(weights.read_text())["sha256"] + _code_digest()
-    return hashlib.sha256(text.encode()).hexdigest()[:20]
+    parts = [json.dumps(asdict(cell), sort_keys=True), json.loads(weights.read_text())["sha256"], _code_digest(), device]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
 
 
 @cache
 def _code_digest() -> str:
-    """Of every module that a measurement runs through: a number is never older than the code that makes it."""
+    """Of all that a measurement runs through: a number is never older than the code and the libraries that make it."""
     names = ("tasks", "scan", "models", "training", "stream", "probes")
-    return hashlib.sha256(b"".join((Path(__file__).parent / f"{n}.py").read_bytes() for n in names)).hexdigest()
+    own = [(Path(__file__).parent / f"{name}.py").read_bytes() for name in names]
+    libraries = [version(name).encode() for name in ("torch", "transformers", "scikit-learn", "numpy", "numba")]
+    return hashlib.sha256(b"".join(own + libraries)).hexdigest()
 
 
 def _parallel(function: Callable[..., str], items: Sequence[tuple], workers: int, label: str) -> None:

@@ -169,7 +169,7 @@ def _backbone(spec: ModelSpec, vocab_size: int) -> nn.Module:
 def build(spec: ModelSpec, vocab_size: int, n_outputs: int) -> Tracker:
     """A new model whose weights depend on `spec` alone; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(spec.seed)
+        torch.default_generator.manual_seed(spec.seed)  # the CPU's alone: torch.manual_seed would reseed CUDA's too
         positions = spec.n_positions if spec.family == "transformer" else 0
         return Tracker(_backbone(spec, vocab_size), spec.width, n_outputs, positions)
 

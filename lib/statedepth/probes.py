@@ -4,22 +4,22 @@ A probe is multinomial logistic regression on standardised features. It is fitte
 regularisation chosen on the validation split, its accuracy reported on the test split; splits are by sequence.
 """
 
-import warnings
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import pandas as pd
 import torch
-from sklearn.exceptions import ConvergenceWarning
 from sklearn.linear_model import LogisticRegression
 
 from statedepth import models
+from statedepth.models import ModelSpec
 from statedepth.stream import stream
 from statedepth.tasks import SPLITS, Batch, Task
 from statedepth.training import Trained, untrained
 
-PENALTIES = (0.01, 1.0)  # scikit-learn's C, the inverse strength, ascending; the same choice for every probe
+PENALTIES = (0.01, 1.0, 100.0)  # scikit-learn's C, the inverse strength; the same choice for every probe
+SHOWN_PENALTIES = (*PENALTIES, 1e4)  # at each of these alone the pooled profile is given too: does the choice matter?
 POOLED_POSITIONS = 4  # positions drawn from each sequence to fit a pooled probe; it is tested at all of them
 UNREADABLE = -1.0e9  # bias of a class that never occurs where the probe was fitted
 
@@ -48,25 +48,44 @@ class Probe:
     bias: np.ndarray  # (K,)
     accuracy: float  # on the test split
     baselines: dict[str, float] = field(default_factory=dict)  # name -> accuracy on the same split
-    penalty: float = PENALTIES[-1]  # the one that was chosen on the validation split
+    penalty: float = 0.0  # scikit-learn's C of this fit; 0 where one class was all there was to fit
 
     def predict(self, h: np.ndarray) -> np.ndarray:
         """(n,) classes for (n, D) activations."""
         return (h @ self.weight.T + self.bias).argmax(1)
 
+    def score(self, h: np.ndarray, y: np.ndarray) -> float:
+        """Accuracy for (n, D) activations and their (n,) labels."""
+        return float((self.predict(h) == y).mean())
+
+
+Pair = tuple[np.ndarray, np.ndarray]  # (n, D) activations and their (n,) labels
+
 
 def fit_probe(
-    fit: tuple[np.ndarray, np.ndarray],
-    validation: tuple[np.ndarray, np.ndarray],
-    test: tuple[np.ndarray, np.ndarray],
-    n_classes: int,
-    penalties: tuple[float, ...] = PENALTIES,
+    fit: Pair, validation: Pair, test: Pair, n_classes: int, penalties: tuple[float, ...] = PENALTIES
 ) -> Probe:
-    """Fit on the first pair of (n, D) activations and (n,) labels, choose on the second, report on the third.
+    """Fit on the first pair with each penalty, choose by the second (the strongest of equals), report on the third.
 
     Its `majority` baseline is the accuracy, on the test pair, of the class most frequent in the fit pair. Where the
     fit pair holds one class only, the probe always answers with it. Raises ValueError for activations that are not
     finite and for labels outside 0..n_classes-1.
+    """
+    return choose(fit_probes(fit, validation, test, n_classes, penalties), validation)
+
+
+def choose(probes: list[Probe], validation: Pair) -> Probe:
+    """The first of the probes that are best on the validation pair."""
+    return max(probes, key=lambda probe: probe.score(*validation))
+
+
+def fit_probes(
+    fit: Pair, validation: Pair, test: Pair, n_classes: int, penalties: tuple[float, ...] = PENALTIES
+) -> list[Probe]:
+    """One probe for each penalty, from the strongest; see `fit_probe`.
+
+    Newton's method in float64: it converges at every penalty, which limited-memory BFGS does not in hundreds of
+    iterations, and in single precision Newton's method diverges.
     """
     h, y = fit
     for part, (h_part, y_part) in {"fit": fit, "validation": validation, "test": test}.items():
@@ -77,32 +96,25 @@ def fit_probe(
     counts = np.bincount(y, minlength=n_classes)
     majority = {"majority": float((test[1] == counts.argmax()).mean())}
     present = np.flatnonzero(counts)
-    weight, bias = np.zeros((n_classes, h.shape[1])), np.full(n_classes, UNREADABLE)
     if len(present) == 1:
+        bias = np.full(n_classes, UNREADABLE)
         bias[present] = 0.0
-        return Probe(weight, bias, majority["majority"], majority)
+        return [Probe(np.zeros((n_classes, h.shape[1])), bias, majority["majority"], majority)]
     mean, scale = h.mean(0, dtype=np.float64), h.std(0, dtype=np.float64)
     scale[scale < 1e-9] = 1.0  # a constant feature stays constant
-    standard = ((h - mean) / scale).astype(np.float32)
-    regression = LogisticRegression(max_iter=300, warm_start=True)  # each penalty goes on from the stronger one
-    best: tuple[float, Probe] | None = None
-    for penalty in penalties:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)  # separable data have no finite optimum to converge to
-            regression.set_params(C=penalty).fit(standard, y)
-        coef, intercept = regression.coef_.astype(np.float64), regression.intercept_.astype(np.float64)
+    standard = (h - mean) / scale
+    probes = []
+    regression = LogisticRegression(solver="newton-cholesky", warm_start=True)  # from the optimum of a stronger penalty
+    for penalty in sorted(penalties):
+        regression.set_params(C=penalty).fit(standard, y)
+        coef, intercept = regression.coef_, regression.intercept_
         if len(present) == 2:  # scikit-learn gives one row for two classes
             coef, intercept = np.vstack([-coef, coef]) / 2, np.concatenate([-intercept, intercept]) / 2
         weight, bias = np.zeros((n_classes, h.shape[1])), np.full(n_classes, UNREADABLE)
         weight[present] = coef / scale
         bias[present] = intercept - weight[present] @ mean
-        probe = Probe(weight, bias, 0.0, majority, penalty)
-        score = float((probe.predict(validation[0]) == validation[1]).mean())
-        if best is None or score > best[0]:
-            best = (score, probe)
-    assert best is not None
-    accuracy = float((best[1].predict(test[0]) == test[1]).mean())
-    return replace(best[1], accuracy=accuracy)
+        probes.append(Probe(weight, bias, Probe(weight, bias, 0.0).score(*test), majority, penalty))
+    return probes
 
 
 def readability(accuracy: float, majority: float) -> float:
@@ -110,9 +122,9 @@ def readability(accuracy: float, majority: float) -> float:
     return float("nan") if majority >= 1.0 else (accuracy - majority) / (1.0 - majority)
 
 
-def window(site: int) -> int:
-    """Tokens that l short convolutions of four taps see, 3l + 1: w of the Bayes baseline at site l."""
-    return 3 * site + 1
+def window(site: int, taps: int = ModelSpec.d_conv) -> int:
+    """Tokens that l short convolutions see, 3l + 1 with the usual four taps: w of the Bayes baseline at site l."""
+    return (taps - 1) * site + 1
 
 
 def bayes_accuracy(task: Task, batch: Batch, variable: str, w: int) -> np.ndarray:
@@ -199,9 +211,11 @@ def activations(trained: Trained, length: int, sites: list[int], n: int, split: 
 
 
 def profile(trained: Trained, variable: str, length: int, settings: ProbeSettings) -> pd.DataFrame:
-    """Probe every site of one model for one variable; a row per (site, network, labels, position).
+    """Probe every site of one model for one variable; a row per (site, network, labels, position, penalty).
 
     `network` is trained or untrained, `labels` is task or control, `position` is 1..T, or 0 for all positions pooled.
+    `penalty` is 0 where it was chosen on the validation split; pooled rows with each of `SHOWN_PENALTIES` alone follow
+    for the trained network and the task's labels, without probes of single positions.
     `accuracy` is of the pooled probe (at that position, or over all); `own_accuracy` is of a probe fitted at that
     position alone (pooled rows: the mean over positions); `majority` and `own_majority` are their floors. A second
     pooled row, position -1, covers the positions beyond the window of the last site, where there are any.
@@ -221,7 +235,9 @@ def profile(trained: Trained, variable: str, length: int, settings: ProbeSetting
                 y = {s: control_labels(trained.task, part.batch, variable) for s, part in data.items()}
             for site in sites:
                 h = {split: part.h[site] for split, part in data.items()}
-                for row in _probe_site(h, y, trained.task.n_states[variable], settings.seed, beyond=window(sites[-1])):
+                shown = SHOWN_PENALTIES if (network, labels) == ("trained", "task") else ()
+                n_classes, beyond = trained.task.n_states[variable], window(sites[-1], trained.run.model.d_conv)
+                for row in _probe_site(h, y, n_classes, settings.seed, beyond, shown):
                     rows.append({"site": site, "network": network, "labels": labels, **row})
     return pd.DataFrame(rows)
 
@@ -236,45 +252,59 @@ def _device(trained: Trained) -> str:
 
 
 def _probe_site(
-    h: dict[str, np.ndarray], y: dict[str, np.ndarray], n_classes: int, seed: int, beyond: int
+    h: dict[str, np.ndarray],
+    y: dict[str, np.ndarray],
+    n_classes: int,
+    seed: int,
+    beyond: int,
+    shown: tuple[float, ...] = (),
 ) -> Iterator[dict[str, float]]:
-    """One pooled probe, and one per position with the penalty that was chosen for the pooled one, at one site."""
+    """At one site: a pooled probe, a probe of its own for each position, and the pooled one at each `shown` penalty."""
     n, length, _ = h["train"].shape
     rng = np.random.default_rng(seed)
     drawn = np.argsort(rng.random((n, length)), axis=1)[:, :POOLED_POSITIONS]
     take = np.arange(n)[:, None], drawn
-    everywhere = {s: (h[s].reshape(-1, h[s].shape[-1]), y[s].ravel()) for s in ("validation", "test")}
-    pooled = fit_probe(
-        (h["train"][take].reshape(-1, h["train"].shape[-1]), y["train"][take].ravel()),
-        everywhere["validation"],
-        everywhere["test"],
-        n_classes,
-    )
-    right = (pooled.predict(everywhere["test"][0]) == everywhere["test"][1]).reshape(len(y["test"]), length)
+    fit = h["train"][take].reshape(-1, h["train"].shape[-1]), y["train"][take].ravel()
+    validation, test = ((h[s].reshape(-1, h[s].shape[-1]), y[s].ravel()) for s in ("validation", "test"))
+    probes = fit_probes(fit, validation, test, n_classes, tuple({*PENALTIES, *shown}))
+    pooled = choose([probe for probe in probes if probe.penalty in (0.0, *PENALTIES)], validation)
+    right = (pooled.predict(test[0]) == test[1]).reshape(len(y["test"]), length)
     common = np.bincount(y["train"].ravel(), minlength=n_classes).argmax()
     is_common = y["test"] == common
     own, own_majority = np.empty(length), np.empty(length)
     for t in range(length):
         at = {s: (h[s][:, t], y[s][:, t]) for s in h}
-        probe = fit_probe(at["train"], at["validation"], at["test"], n_classes, (pooled.penalty,))
+        probe = fit_probe(at["train"], at["validation"], at["test"], n_classes)
         own[t], own_majority[t] = probe.accuracy, probe.baselines["majority"]
     groups = {0: np.arange(length), -1: np.arange(beyond, length), **{t + 1: np.array([t]) for t in range(length)}}
     for position, where in groups.items():
         if len(where):
             yield {
                 "position": position,
+                "penalty": 0.0,
                 "accuracy": right[:, where].mean(),
                 "majority": is_common[:, where].mean(),
                 "own_accuracy": own[where].mean(),
                 "own_majority": own_majority[where].mean(),
             }
+    for probe in probes if shown else ():
+        yield {
+            "position": 0,
+            "penalty": probe.penalty,
+            "accuracy": probe.accuracy,
+            "majority": is_common.mean(),
+            "own_accuracy": np.nan,
+            "own_majority": np.nan,
+        }
 
 
-def baselines(task: Task, variable: str, length: int, n_layers: int, settings: ProbeSettings) -> pd.DataFrame:
+def baselines(
+    task: Task, variable: str, length: int, n_layers: int, settings: ProbeSettings, taps: int = ModelSpec.d_conv
+) -> pd.DataFrame:
     """What needs no network, on the same test split; a row per (site, position), position 0 pooled, -1 as in `profile`.
 
     `position_only` is the accuracy of the class most frequent at each position; `bayes_window` of the best guess from
-    the position and the last 3l+1 tokens.
+    the position and the last 3l+1 tokens (`window`).
     """
     _check_variable(task, variable)
     batches = {}
@@ -288,10 +318,10 @@ def baselines(task: Task, variable: str, length: int, n_layers: int, settings: P
     by_position = (y_test == common).mean(0)
     rows = []
     for site in range(n_layers + 1):
-        bayes = bayes_accuracy(task, batches["test"], variable, window(site))
+        bayes = bayes_accuracy(task, batches["test"], variable, window(site, taps))
         groups = {
             0: slice(None),
-            -1: slice(window(n_layers), None),
+            -1: slice(window(n_layers, taps), None),
             **{t + 1: slice(t, t + 1) for t in range(length)},
         }
         for position, where in groups.items():

@@ -49,39 +49,44 @@ def indices(readability: np.ndarray) -> dict[str, float]:
 
 
 def with_readability(table: pd.DataFrame) -> pd.DataFrame:
-    """Add A' = (accuracy - majority) / (1 - majority) for the pooled and for the per-position probes."""
+    """Add A' = (accuracy - majority) / (1 - majority): `readability`, and `own_readability` where there is such a probe."""
 
     def share(accuracy: pd.Series, majority: pd.Series) -> pd.Series:
         return (accuracy - majority) / (1 - majority).where(majority < 1)
 
-    return table.assign(
-        readability=share(table["accuracy"], table["majority"]),
-        own_readability=share(table["own_accuracy"], table["own_majority"]),
-    )
+    found = {"readability": share(table["accuracy"], table["majority"])}
+    if "own_accuracy" in table:
+        found["own_readability"] = share(table["own_accuracy"], table["own_majority"])
+    return table.assign(**found)
 
 
-def index_table(readability: pd.DataFrame) -> pd.DataFrame:
-    """The four indices of every profile in a `readability` table, for three ways to count positions.
+def index_table(readability: pd.DataFrame, penalties: pd.DataFrame) -> pd.DataFrame:
+    """The four indices of every profile, for each reading of it, from the `readability` and `penalties` tables.
 
-    `largest_site` is the site with the largest rise (0 where none is defined).
+    Readings: `pooled` over all positions; `beyond window`, pooled over those past the last site's window; `own probe`,
+    one at each position; and `C = c`, pooled with that penalty in place of the chosen one. `largest_site` is the site
+    with the largest rise (0 where none is defined).
     """
     table = with_readability(readability.query("network == 'trained' and labels == 'task' and position <= 0"))
+    by = ["task", "variable", "architecture", "seed", "passed"]
+    readings = {
+        "pooled": table[table["position"] == 0],
+        "beyond window": table[table["position"] == -1],
+        "own probe": table[table["position"] == 0].assign(readability=table["own_readability"]),
+        **{f"C = {penalty:g}": cells for penalty, cells in with_readability(penalties).groupby("penalty")},
+    }
     rows = []
-    for keys, cell in table.groupby(["task", "variable", "architecture", "seed", "passed"], sort=False):
-        for positions, position, column in (
-            ("pooled", 0, "readability"),
-            ("beyond window", -1, "readability"),
-            ("own probe", 0, "own_readability"),
-        ):
-            values = cell[cell["position"] == position].sort_values("site")[column].to_numpy()
+    for reading, part in readings.items():
+        for keys, cell in part.groupby(by, sort=False):
+            values = cell.sort_values("site")["readability"].to_numpy()
             if len(values) < 2:
                 continue
             defined = np.isfinite(values).all()  # not where one class is all there is
             shares = rise_shares(values) if defined else None
             found = indices(values) if defined else dict.fromkeys(INDICES, math.nan)
             where = {
-                **dict(zip(["task", "variable", "architecture", "seed", "passed"], keys, strict=True)),
-                "positions": positions,
+                **dict(zip(by, keys, strict=True)),
+                "reading": reading,
                 "largest_site": 0 if shares is None else int(shares.argmax()) + 1,
                 "last_site": len(values) - 1,
             }

@@ -14,6 +14,7 @@ from torch import nn
 from statedepth import models
 
 Edit = Callable[[torch.Tensor], torch.Tensor]
+_IN_USE: set[tuple[int, int]] = set()  # (id of a model, site) of every open `stream`
 
 
 def _first(value: Any) -> torch.Tensor:
@@ -34,8 +35,9 @@ def stream(
     last one, reads. An edit does not reach the state that a block carries in its own recurrence, scan, keys or values.
     A second forward pass overwrites the first.
 
-    Raises ValueError for a site that the model does not have and for an edit that changes the shape; RuntimeError on
-    leaving, where a site asked for never ran (an edit that did nothing must not pass for one that had no effect).
+    Raises ValueError for a site that the model does not have, for one that an outer `stream` already reads or edits
+    (which of the two would see the other's edit?), and for an edit that changes the shape; RuntimeError on leaving,
+    where a site asked for never ran (an edit that did nothing must not pass for one that had no effect).
     """
     blocks = models.blocks(model)
     keep, edit = set(keep), dict(edit or {})
@@ -43,6 +45,8 @@ def stream(
         if isinstance(site, bool) or not isinstance(site, int) or not 0 <= site <= len(blocks):
             raise ValueError(f"site={site!r}: this model has the sites 0 (embedding) to {len(blocks)} (last block)")
     wanted = sorted({*keep, *edit})
+    if taken := [site for site in wanted if (id(model), site) in _IN_USE]:
+        raise ValueError(f"sites {taken}: an outer `stream` already reads or edits them; give all to one `stream`")
     kept: dict[int, torch.Tensor] = {}
     ran = set()
 
@@ -65,6 +69,7 @@ def stream(
         return args, {**kwargs, "hidden_states": at(0, kwargs["hidden_states"])}
 
     handles = []
+    _IN_USE.update((id(model), site) for site in wanted)
     try:
         for site in wanted:
             if site == 0:
@@ -77,6 +82,7 @@ def stream(
                 )
         yield kept
     finally:
+        _IN_USE.difference_update((id(model), site) for site in wanted)
         for handle in handles:
             handle.remove()
     if missed := [site for site in wanted if site not in ran]:

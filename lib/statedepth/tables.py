@@ -66,18 +66,30 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
         },
         ["task", "variable", "site", "position"],
     ),
+    # pooled probes of trained networks at one penalty each, whatever the validation split would choose
+    "penalties": _schema(
+        {
+            **WHERE,
+            "passed": pa.Column(bool),
+            "site": pa.Column(int, pa.Check.ge(0)),
+            "penalty": pa.Column(float, pa.Check.gt(0)),
+            "accuracy": pa.Column(float, SHARE),
+            "majority": pa.Column(float, SHARE),
+        },
+        [*WHERE, "site", "penalty"],
+    ),
     # the four indices of each profile; not a number where the rise is too small
     "indices": _schema(
         {
             **WHERE,
             "passed": pa.Column(bool),
-            "positions": pa.Column(str, pa.Check.isin(["pooled", "beyond window", "own probe"])),
+            "reading": pa.Column(str, pa.Check.str_matches(r"^(pooled|beyond window|own probe|C = [0-9.e+]+)$")),
             "largest_site": pa.Column(int, pa.Check.ge(0)),
             "last_site": pa.Column(int, pa.Check.ge(1)),
             "index": pa.Column(str),
             "value": pa.Column(float, nullable=True),
         },
-        [*WHERE, "positions", "index"],
+        [*WHERE, "reading", "index"],
     ),
 }
 
@@ -85,7 +97,7 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
 def write(table: pd.DataFrame, name: str, folder: Path) -> Path:
     """Check `table` against the schema of this name and write NAME.csv, whole or not at all.
 
-    Raises pandera's SchemaError, which names the column and the value, for a table that does not fit.
+    Raises ValueError for an unknown name and pandera's SchemaError (or SchemaErrors), which names the column and the value, for a table that does not fit.
     """
     if name not in SCHEMAS:
         raise ValueError(f"table={name!r}: known tables are {', '.join(SCHEMAS)}")

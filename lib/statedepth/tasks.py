@@ -23,7 +23,7 @@ class Batch:
     tokens: torch.Tensor  # (B, T) int64
     states: dict[str, torch.Tensor]  # variable -> (B, T) int64
     targets: torch.Tensor  # (B, T) int64: the variable that models are trained on
-    automaton: torch.Tensor  # (B, T) int64: number of the full state, an index into `Task.states`
+    automaton: torch.Tensor  # (B, T) int64: number of the full state, an index into `Task.tables.states`
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Task:
 
     name: str
     vocab_size: int
-    n_states: dict[str, int]  # variable -> number of classes K
+    n_states: dict[str, int] = field(hash=False)  # variable -> number of classes K
     target: str
     start: Hashable
     step: Callable[[Hashable, int], Hashable] = field(repr=False, compare=False)

@@ -126,7 +126,7 @@ class Run:
 def _splits_hold(task: str, shortest: int, longest: int) -> None:
     """ValueError, which names the task, where a length that training or evaluation needs has no sequence in a split."""
     for split, lengths in (
-        ("train", (shortest, longest)),
+        ("train", range(shortest, longest + 1)),
         ("validation", (longest,)),
         ("test", lengths_beyond(longest)),
     ):
