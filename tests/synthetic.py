@@ -74,9 +74,13 @@ def tables(shapes, seeds=5, failed=(), noise=0.01, length=6):
         .drop_duplicates()
         .assign(position_only=0.55, bayes_window=0.6)
     )
+    pooled = readability.query("network == 'trained' and labels == 'task' and position == 0")
+    pooled = pooled.drop(columns=["network", "labels", "position", "own_accuracy", "own_majority"])
+    penalties = pd.concat([pooled.assign(penalty=penalty) for penalty in (0.01, 1.0)])
     return {
         "models": pd.DataFrame(models),
         "readability": readability,
         "baselines": baselines,
-        "indices": profiles.index_table(readability),
+        "penalties": penalties,
+        "indices": profiles.index_table(readability, penalties),
     }

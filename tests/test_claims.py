@@ -4,6 +4,7 @@ import re
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 from synthetic import EARLY, FLAT, FLIPPED, LATE, OTHERS, tables
 
@@ -89,6 +90,21 @@ def test_partial_runs_still_have_every_number_that_prose_quotes():
     assert set(whole) == set(alone)
     assert alone["gru.parity.concentration"].text == claims.NOT_RUN
     assert alone["mamba.parity.concentration"].value == pytest.approx(0.9, abs=0.05)
+
+
+def test_a_reading_that_disagrees_is_named_in_the_verdict_and_in_the_table():
+    made = tables(FLIPPED)
+    assert claims.flip(made).reasons[1].startswith("4 of 4 other readings")
+    turned = tables({**FLIPPED, **{("dyck-2-4", a): EARLY for a in OTHERS}})["indices"].query("reading == 'C = 1'")
+    made["indices"] = pd.concat([made["indices"].query("reading != 'C = 1'"), turned])
+    verdict, by_reading = claims.flip(made), claims.outcomes_by_reading(made).set_index("reading")
+    assert verdict.outcome == "reproduced"
+    assert verdict.reasons[1].startswith("3 of 4 other readings")
+    assert "C = 1 (not reproduced)" in verdict.reasons[1]
+    assert by_reading["outcome"]["C = 1"] == "not reproduced"
+    assert by_reading["architectures that flip"].to_dict() == {
+        reading: "none" if reading == "C = 1" else "Mamba, Mamba-2, LSTM, GRU" for reading in by_reading.index
+    }
 
 
 def test_numbers_follow_the_table():

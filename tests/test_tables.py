@@ -47,17 +47,25 @@ ROWS = {
         "position_only": 0.5,
         "bayes_window": 1 / 3,
     },
+    "penalties": {
+        **WHERE,
+        "passed": True,
+        "site": 4,
+        "penalty": 0.01,
+        "accuracy": 1 / 3,
+        "majority": 0.25,
+    },
     "indices": {
         **WHERE,
         "passed": True,
-        "positions": "pooled",
+        "reading": "pooled",
         "largest_site": 0,
         "last_site": 4,
         "index": "mean",
         "value": -0.25,
     },
 }
-KEYS = {"models": "length", "readability": "site", "baselines": "position", "indices": "seed"}
+KEYS = {"models": "length", "readability": "site", "baselines": "position", "penalties": "site", "indices": "seed"}
 by_name = pytest.mark.parametrize("name", ROWS)
 
 
@@ -132,7 +140,8 @@ BAD = [
     ("readability", {"own_majority": 2.0}, "own_majority"),
     ("baselines", {"site": -1}, "site"),
     ("baselines", {"bayes_window": 1.5}, "bayes_window"),
-    ("indices", {"positions": "all"}, "positions"),
+    ("indices", {"reading": "all"}, "reading"),
+    ("penalties", {"penalty": 0.0}, "penalty"),
     ("indices", {"last_site": 0}, "last_site"),
 ]
 

@@ -438,10 +438,6 @@ def test_a_task_with_an_empty_split_is_refused_before_training(task):
         tiny(task=task)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="BUG training._splits_hold: looks at the shortest and longest length only, training draws those between",
-)
 def test_a_task_with_an_empty_split_at_a_length_in_between_is_refused_before_training():
     """dyck(1, 2) has two strings of three tokens, and neither is in the train split."""
     with pytest.raises(ValueError, match="length=3"):

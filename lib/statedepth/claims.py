@@ -198,13 +198,26 @@ def contrasts(table: pd.DataFrame) -> pd.DataFrame:
 def flip(tables: Tables) -> Verdict:
     """Claim 1, from the `indices` table, by the pooled reading; the reasons say how many other readings agree."""
     verdict = flip_by_reading(tables, "pooled")
-    others = [reading for reading in tables["indices"]["reading"].unique() if reading != "pooled"]
-    outcomes = {reading: flip_by_reading(tables, reading).outcome for reading in others}
-    if verdict.outcome == "not tested" or not others:
+    table = outcomes_by_reading(tables)
+    others = table[table["reading"] != "pooled"]
+    if verdict.outcome == "not tested" or not len(others):
         return verdict
-    differ = [f"{outcome} by {reading}" for reading, outcome in outcomes.items() if outcome != verdict.outcome]
-    agree = f"{len(others) - len(differ)} of {len(others)} other readings of the same profiles give the same outcome"
-    return replace(verdict, reasons=[*verdict.reasons, f"{agree}{': ' if differ else ''}{', '.join(differ)}."])
+    differ = others[others["outcome"] != verdict.outcome]
+    text = f"{len(others) - len(differ)} of {len(others)} other readings of the same profiles give the same outcome"
+    if len(differ):
+        text += "; not " + ", ".join(f"{row.reading} ({row.outcome})" for row in differ.itertuples())
+    return replace(verdict, reasons=[*verdict.reasons, f"{text}."])
+
+
+def outcomes_by_reading(tables: Tables) -> pd.DataFrame:
+    """What the criterion of claim 1 gives by each reading of the profiles: reading, outcome, which architectures flip."""
+    rows = []
+    for reading in tables["indices"]["reading"].unique():
+        verdict = flip_by_reading(tables, reading)
+        flips = [a for a in NAMES if any(part.key == f"{a}.flips" and part.holds for part in verdict.parts)]
+        names = ", ".join(NAMES[a] for a in flips) or "none"
+        rows.append({"reading": reading, "outcome": verdict.outcome, "architectures that flip": names})
+    return pd.DataFrame(rows, columns=["reading", "outcome", "architectures that flip"])
 
 
 def flip_by_reading(tables: Tables, reading: str) -> Verdict:

@@ -166,7 +166,12 @@ def _measure_one(function: Callable[[Any, str], pd.DataFrame], cell: Cell, path:
 
 def _digest(cell: Cell, device: str) -> str:
     weights = (PUBLISHED if source(cell.run) == "published" else CACHE / "checkpoints") / f"{cell.run.key}.json"
-    parts = [json.dumps(asdict(cell), sort_keys=True), json.loads(weights.read_text())["sha256"], _code_digest(), device]
+    parts = [
+        json.dumps(asdict(cell), sort_keys=True),
+        json.loads(weights.read_text())["sha256"],
+        _code_digest(),
+        device,
+    ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
 
 
