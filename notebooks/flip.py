@@ -119,7 +119,7 @@ cells = [
     for run in runs
     for variable in task_library.named(run.task).n_states
 ]
-measured = grid.measure(cells, session.device, session.values["workers"])
+measured = session.measure(cells)
 passed = models.set_index("checkpoint")["passed"].groupby(level=0).first()
 probed = pd.concat(
     [

@@ -24,6 +24,8 @@ RUN = {
     "commit": "0123456789ab",
     "device": "CPU: test",
     "wall_time_s": 61.0,
+    "cells": 3,
+    "cells_from_cache": 1,
     "parameters": {"seeds": [0, 1, 2]},
     "versions": {"python": "3.11"},
 }

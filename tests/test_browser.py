@@ -64,6 +64,18 @@ def test_a_page_asks_no_other_host_raises_no_error_and_does_not_scroll_sideways(
     view.context.close()
 
 
+@pytest.mark.parametrize("name", PAGES)
+@pytest.mark.parametrize("script", [True, False])
+def test_on_a_phone_no_chart_is_drawn_under_nine_tenths_of_its_size(browser, published_site, name, script):
+    view, _ = opened(browser, published_site, name, viewport={"width": 390, "height": 844}, java_script_enabled=script)
+    for chart in view.locator("figure.statedepth-chart").all():
+        chart.scroll_into_view_if_needed()
+        view.wait_for_timeout(300 if script else 0)
+        drawn = chart.locator("svg").first.bounding_box()["width"]
+        assert drawn >= 0.89 * float(chart.locator("svg").first.get_attribute("width"))
+    view.context.close()
+
+
 def test_charts_are_there_without_javascript(browser, published_site):
     view, _ = opened(browser, published_site, "flip", java_script_enabled=False)
     charts = view.locator("figure.statedepth-chart svg[role=img]")

@@ -5,6 +5,7 @@ import re
 import subprocess
 import sys
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 
 import joblib
@@ -207,8 +208,10 @@ def test_a_cell_is_measured_once(monkeypatch, profiled):
     assert [call[2] for call in profiled] == [6, 7]
     monkeypatch.setattr(probes, "profile", never)
     monkeypatch.setattr(training, "load", never)
-    for one, two in zip(first, grid.measure(cells, workers=1), strict=True):
+    again = grid.measure(cells, workers=1)
+    for one, two in zip(first, again, strict=True):
         pd.testing.assert_frame_equal(one, two, check_exact=True)
+    assert [table.attrs["from_cache"] for table in (*first, *again)] == [False, False, True, True]
 
 
 def test_tables_come_back_in_the_order_of_the_cells(profiled):
@@ -259,6 +262,15 @@ def test_other_code_measures_anew(monkeypatch, profiled):
     monkeypatch.setattr(grid, "_code_digest", lambda: "of another version")
     grid.measure([cell_of()], workers=1)
     assert len(profiled) == 2
+
+
+def test_another_version_of_a_library_or_another_device_measures_anew(monkeypatch):
+    grid.obtain([run_of()], workers=1)
+    here = grid._digest(cell_of(), "cpu")
+    assert grid._digest(cell_of(), "cuda") != here
+    before = grid._code_digest.__wrapped__()
+    monkeypatch.setattr(grid, "version", lambda name: "0" if name == "scikit-learn" else version(name))
+    assert grid._code_digest.__wrapped__() != before
 
 
 def modules_behind(name):

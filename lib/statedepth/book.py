@@ -242,7 +242,8 @@ class RunBlock(_Block):
             ("commit", run["commit"]),
             ("device", run["device"]),
         ]
-        rows += [("wall time", f"{minutes:.1f} min"), *run["parameters"].items()]
+        measured = f"{run['cells']}, of which {run['cells_from_cache']} were found measured before, by the same code"
+        rows += [("wall time", f"{minutes:.1f} min"), ("measurements", measured), *run["parameters"].items()]
         rows += [(f"version of {name}", version) for name, version in run["versions"].items()]
         body = "".join(f"<dt>{_escape(k)}</dt><dd>{_escape(v)}</dd>" for k, v in rows)
         title = f"{run['profile']} run of {run['date']}, {minutes:.1f} min on {run['device']}"

@@ -136,7 +136,7 @@ class Cell:
 
 
 def measure(cells: Sequence[Cell], device: str = "cpu", workers: int = 0) -> list[pd.DataFrame]:
-    """`probes.profile` of every cell, in order."""
+    """`probes.profile` of every cell, in order; `attrs["from_cache"]` of each says whether it was measured before."""
     return _cached(_profile, cells, device, workers, "probing")
 
 
@@ -154,8 +154,12 @@ def _cached(
         for path, cell in dict(zip(paths, cells, strict=True)).items()
         if not path.exists()
     ]
+    fresh = {path for _, _, path, _ in todo}
     _parallel(_measure_one, todo, workers, label)
-    return [pd.read_parquet(path) for path in paths]
+    found = [pd.read_parquet(path) for path in paths]
+    for path, table in zip(paths, found, strict=True):
+        table.attrs["from_cache"] = path not in fresh
+    return found
 
 
 def _measure_one(function: Callable[[Any, str], pd.DataFrame], cell: Cell, path: Path, device: str) -> str:

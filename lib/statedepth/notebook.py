@@ -9,7 +9,7 @@ import subprocess
 import time
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
@@ -126,6 +126,8 @@ class Session:
     device: str
     started: float
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
+    cells: int = 0  # measured for this run, or found measured
+    cells_from_cache: int = 0
 
     @property
     def profile(self) -> str:
@@ -139,6 +141,13 @@ class Session:
             if computed == {k: v for k, v in wanted.items() if k not in PLACES}:
                 return profile
         return "custom"
+
+    def measure(self, cells: Sequence[grid.Cell]) -> list[pd.DataFrame]:
+        """`grid.measure` on this run's device and workers; the run block says how much was found in the cache."""
+        found = grid.measure(cells, self.device, self.values["workers"])
+        self.cells += len(found)
+        self.cells_from_cache += sum(table.attrs["from_cache"] for table in found)
+        return found
 
     def write(self, name: str, table: pd.DataFrame) -> pd.DataFrame:
         """Check and write a table; from here on figures and numbers read what was written."""
@@ -157,6 +166,8 @@ class Session:
             "commit": _commit(),
             "device": _device_name(self.device),
             "wall_time_s": round(time.time() - self.started, 1),
+            "cells": self.cells,
+            "cells_from_cache": self.cells_from_cache,
             "parameters": {k: v for k, v in self.values.items() if k != "out"},
             "versions": {"python": platform.python_version(), **{name: version(name) for name in SHOWN_VERSIONS}},
         }

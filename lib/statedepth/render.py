@@ -14,6 +14,7 @@ _UPGRADE = """
     var spec = JSON.parse(figure.querySelector("script").textContent);
     var fresh = document.createElement("div");
     fresh.className = "statedepth-svg";
+    fresh.tabIndex = 0;
     vegaEmbed(fresh, spec, {renderer: "svg", actions: false, ast: false}).then(function () {
       figure.querySelector(".statedepth-svg").replaceWith(fresh);
       var svg = fresh.querySelector("svg");
@@ -21,7 +22,7 @@ _UPGRADE = """
       svg.setAttribute("aria-label", figure.dataset.alt);
       svg.style.width = "100%";
       svg.style.height = "auto";
-      svg.style.maxWidth = svg.getAttribute("width") + "px";
+      svg.style.setProperty("--natural", svg.getAttribute("width") + "px");
       figure.dataset.interactive = "yes";
     }).catch(function () {});
   }
@@ -68,12 +69,12 @@ def render(figure: Figure) -> str:
     assert width, "vl-convert always writes a width"
     alt = html.escape(figure.alt_text, quote=True)
     svg = svg.replace(
-        "<svg", f'<svg role="img" aria-label="{alt}" style="width:100%;height:auto;max-width:{width[1]}px"', 1
+        "<svg", f'<svg role="img" aria-label="{alt}" style="width:100%;height:auto;--natural:{width[1]}px"', 1
     )
     data = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")  # or text could end the script
     return (
         f'<figure class="statedepth-chart" id="chart-{anchor}" data-chart="{figure.name}" data-alt="{alt}">'
-        f'<div class="statedepth-svg">{svg}</div>'
+        f'<div class="statedepth-svg" tabindex="0">{svg}</div>'  # by keyboard too, where it is wider than the screen
         f'<script type="application/json">{data}</script>'
         f"<figcaption>{html.escape(figure.caption)}</figcaption></figure>"
     )
