@@ -10,8 +10,10 @@ import nbformat
 import pandas as pd
 import pytest
 import yaml
+from synthetic import FLAT, LATE, tables
 
 from statedepth import notebook
+from statedepth import tables as table_files
 from statedepth.grid import ROOT
 from statedepth.publish import scrub
 
@@ -150,3 +152,28 @@ def test_scrubbing_twice_changes_nothing(executed, tmp_path):
         copy.write_bytes(path.read_bytes())
         scrub(copy)
         assert copy.read_bytes() == path.read_bytes()
+
+
+def published_run(folder):
+    """A run of one architecture, as it would lie under book/data."""
+    for name, table in tables({("parity", "mamba"): LATE}, seeds=2).items():
+        table_files.write(table, name, folder)
+    table_files.write_record({}, "run", folder)
+    return folder
+
+
+def test_headline_numbers_stand_beside_the_published_ones_with_their_difference(tmp_path):
+    ours = tables({("parity", "mamba"): FLAT}, seeds=2, noise=0)
+    rows = notebook.compare("flip", ours, published_run(tmp_path)).set_index("number")
+    row = rows.loc["concentration of Mamba on Parity"]
+    assert row["published"].startswith("0.9") and row["this run"].startswith("0.30")
+    assert float(row["difference"]) == pytest.approx(-0.6, abs=0.03)
+    assert rows.loc["accuracy of GRU on Parity", "difference"] == ""
+
+
+def test_a_published_run_of_another_form_is_left_out_with_a_warning(tmp_path):
+    folder = published_run(tmp_path)
+    (folder / "indices.csv").write_text("task,positions\nparity,pooled\n")
+    with pytest.warns(UserWarning, match=r"no comparison.*indices\.csv"):
+        rows = notebook.compare("flip", tables({("parity", "mamba"): FLAT}, seeds=2), folder)
+    assert (rows["published"] == "none").all() and (rows["this run"] != "none").any()

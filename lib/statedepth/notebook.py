@@ -9,6 +9,7 @@ import subprocess
 import time
 import types
 import typing
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -198,9 +199,17 @@ def begin(notebook: str, namespace: Mapping[str, Any]) -> Session:
 
 
 def compare(notebook: str, ours: claims.Tables, published: Path | None = None) -> pd.DataFrame:
-    """Headline numbers of these tables beside those of the published run: number, published, this run, difference."""
+    """Headline numbers of these tables beside those of the published run: number, published, this run, difference.
+
+    Warns, and goes on without it, where the published run cannot be read: it may be of an older form of the tables.
+    """
     folder = published or ROOT / "book" / "data" / notebook
-    theirs = claims.numbers(notebook, tables.read_folder(folder)) if (folder / "run.json").exists() else {}
+    theirs: dict[str, claims.Number] = {}
+    if (folder / "run.json").exists():
+        try:
+            theirs = claims.numbers(notebook, tables.read_folder(folder))
+        except ValueError as error:
+            warnings.warn(f"no comparison with the published run of {notebook}: {error}", stacklevel=2)
     rows = []
     for key, number in claims.numbers(notebook, ours).items():
         if not number.headline:
