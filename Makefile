@@ -4,7 +4,7 @@ BIN := .venv/bin
 NOTEBOOK ?= flip
 ARGS ?=
 
-.PHONY: book test run site train publish check format
+.PHONY: book test run site train publish bench check format
 
 book: .venv/.ready ## execute every notebook at the quick profile and build the site from them
 	$(BIN)/python -m statedepth book
@@ -24,14 +24,17 @@ train: .venv/.ready ## train the models of a published run that have no checkpoi
 publish: .venv/.ready ## train, execute at the paper profile, and replace the published run
 	$(BIN)/python -m statedepth publish $(NOTEBOOK)
 
+bench: .venv/.ready ## time the training steps of every path (benchmarks/), on a quiet machine
+	$(BIN)/python benchmarks/scan.py $(ARGS)
+
 check: .venv/.ready ## lint, formatting and types; seconds, no tests
-	$(BIN)/ruff check lib tests notebooks
-	$(BIN)/ruff format --check lib tests notebooks
+	$(BIN)/ruff check lib tests notebooks benchmarks
+	$(BIN)/ruff format --check lib tests notebooks benchmarks
 	$(BIN)/mypy
 
 format: .venv/.ready
-	$(BIN)/ruff check --fix lib tests notebooks
-	$(BIN)/ruff format lib tests notebooks
+	$(BIN)/ruff check --fix lib tests notebooks benchmarks
+	$(BIN)/ruff format lib tests notebooks benchmarks
 
 .venv/.ready: requirements.lock pyproject.toml
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11) and 'Python 3.11 or newer is needed; name one with make PYTHON=...')"

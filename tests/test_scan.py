@@ -1,9 +1,11 @@
 """The selective scan against its definition, and transformers' own Mamba classes against ours."""
 
 import itertools
+from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from transformers.models.mamba import modeling_mamba
 from transformers.models.mamba2 import modeling_mamba2
 
@@ -28,11 +30,12 @@ def inputs(batch, length, width, n, dtype=torch.float32, seed=0, a=None):
     return [t.to(dtype) for t in made]
 
 
-def recurrence(x, dt, A, B, C):
-    """h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t and y_t = h_t . C_t, one step after the other."""
+def recurrence(x, dt, A, B, C, negative=False):
+    """h_t = a_t h_{t-1} + dt_t x_t B_t and y_t = h_t . C_t, one step after the other; a is exp(dt A) or 2 exp(dt A) - 1."""
     h, y = torch.zeros(x.shape[0], *A.shape, dtype=x.dtype), []
     for t in range(x.shape[1]):
-        h = torch.exp(torch.einsum("be,en->ben", dt[:, t], A)) * h
+        decay = torch.exp(torch.einsum("be,en->ben", dt[:, t], A))
+        h = (decay - (1 - decay) if negative else decay) * h
         h = h + torch.einsum("be,be,bn->ben", dt[:, t], x[:, t], B[:, t])
         y.append(torch.einsum("ben,bn->be", h, C[:, t]))
     return torch.stack(y, 1)
@@ -45,12 +48,12 @@ def with_gradients(function, tensors, weight):
     return [y.detach(), *torch.autograd.grad((y * weight.to(y.dtype)).sum(), leaves)]
 
 
-def relative_errors(tensors, weight=None):
+def relative_errors(tensors, weight=None, negative=False):
     """Of the output and the five gradients, ours at the inputs' precision against the definition in float64."""
     if weight is None:
         weight = torch.randn(tensors[0].shape, generator=torch.Generator().manual_seed(9), dtype=torch.float64)
-    ours = with_gradients(selective_scan, tensors, weight)
-    exact = with_gradients(recurrence, [t.double() for t in tensors], weight)
+    ours = with_gradients(lambda *t: selective_scan(*t, negative), tensors, weight)
+    exact = with_gradients(lambda *t: recurrence(*t, negative), [t.double() for t in tensors], weight)
     return {
         name: float((a.double() - b).abs().max() / b.abs().max().clamp_min(1e-30))
         for name, a, b in zip(("y", *NAMES), ours, exact, strict=True)
@@ -60,17 +63,19 @@ def relative_errors(tensors, weight=None):
 # ---- against the definition -------------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("negative", [False, True])
 @pytest.mark.parametrize("size", [(2, 5, 3, 2), (1, 1, 1, 1), (3, 1, 2, 5), (1, 7, 1, 3), (2, 4, 5, 1)])
-def test_gradients_in_float64_match_finite_differences(size):
+def test_gradients_in_float64_match_finite_differences(size, negative):
     tensors = [t.requires_grad_() for t in inputs(*size, dtype=torch.float64)]
-    assert torch.autograd.gradcheck(selective_scan, tensors, eps=1e-6, atol=1e-7, rtol=1e-5)
+    assert torch.autograd.gradcheck(lambda *t: selective_scan(*t, negative), tensors, eps=1e-6, atol=1e-7, rtol=1e-5)
 
 
+@pytest.mark.parametrize("negative", [False, True])
 @pytest.mark.parametrize(
     "size", [(2, 5, 3, 2), (1, 1, 1, 1), (3, 1, 2, 5), (4, 9, 1, 1), (2, 33, 17, 7), (3, 20, 128, 8)]
 )
-def test_float32_output_and_all_five_gradients_are_within_1e_5_of_the_recurrence(size):
-    assert max(relative_errors(inputs(*size)).values()) < 1e-5
+def test_float32_output_and_all_five_gradients_are_within_1e_5_of_the_recurrence(size, negative):
+    assert max(relative_errors(inputs(*size), negative=negative).values()) < 1e-5
 
 
 def test_float64_output_and_gradients_are_exact_to_rounding():
@@ -127,6 +132,147 @@ def test_sequences_of_a_batch_do_not_mix():
     y = selective_scan(x, dt, A, B, C)
     for b in range(3):
         assert torch.equal(selective_scan(x[b : b + 1], dt[b : b + 1], A, B[b : b + 1], C[b : b + 1]), y[b : b + 1])
+
+
+@pytest.mark.parametrize("length", [1, 2, 500])
+def test_with_negative_eigenvalues_one_channel_computes_parity_exactly(length):
+    """A first token writes 1; then a one bit has a long step, decay -1, a zero bit none, decay 1: the state is +-1."""
+    bits = torch.randint(2, (64, length), generator=torch.Generator().manual_seed(0))
+    x = F.pad(torch.zeros(64, length), (1, 0), value=1.0)[..., None]
+    dt = F.pad(100.0 * bits, (1, 0), value=1.0)[..., None]
+    one = torch.ones(64, length + 1, 1)
+    y = selective_scan(x, dt, -torch.ones(1, 1), one, one, negative_eigenvalues=True)[..., 0]
+    assert torch.equal(y[:, 1:], 1.0 - 2.0 * (bits.cumsum(1) % 2))
+    usual = selective_scan(x, dt, -torch.ones(1, 1), one, one)[..., 0]
+    assert (usual[:, 1:] >= 0).all()  # which cannot change its sign
+
+
+@pytest.mark.parametrize("negative", [False, True])
+def test_the_plain_recurrence_is_the_definition(negative):
+    tensors = inputs(2, 9, 4, 3, torch.float64)
+    assert torch.allclose(scan.recurrence(*tensors, negative), recurrence(*tensors, negative), rtol=1e-12, atol=1e-14)
+
+
+FUSED = ("x", "dt", "A", "B", "C", "D", "z", "bias")
+
+
+def fused_inputs(batch, length, width, n, dtype=torch.float32):
+    x, dt, A, B, C = inputs(batch, length, width, n, dtype)
+    g = torch.Generator().manual_seed(5)
+    D, z, bias = (torch.randn(shape, generator=g, dtype=dtype) for shape in ((width,), x.shape, (width,)))
+    return [x, 4 * dt - 2, A, B, C, D, 3 * z, bias]
+
+
+def fused_by_definition(x, dt, A, B, C, D, z, bias, negative=False):
+    return (recurrence(x, F.softplus(dt + bias), A, B, C, negative) + D * x) * z * torch.sigmoid(z)
+
+
+@pytest.mark.parametrize("negative", [False, True])
+def test_gradients_of_the_fused_scan_in_float64_match_finite_differences(negative):
+    tensors = [t.requires_grad_() for t in fused_inputs(2, 5, 3, 2, torch.float64)]
+    function = partial(scan._SelectiveScan.apply, negative)
+    assert torch.autograd.gradcheck(function, tensors, eps=1e-6, atol=1e-7, rtol=1e-5)
+
+
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize("size", [(1, 1, 1, 1), (2, 33, 17, 7), (3, 20, 128, 8)])
+def test_the_fused_scan_and_its_eight_gradients_are_within_1e_5_of_the_definition(size, negative):
+    tensors, weight = fused_inputs(*size), torch.randn(size[:3], generator=torch.Generator().manual_seed(9))
+    ours = with_gradients(partial(scan._SelectiveScan.apply, negative), tensors, weight)
+    exact = with_gradients(partial(fused_by_definition, negative=negative), [t.double() for t in tensors], weight)
+    for name, a, b in zip(("y", *FUSED), ours, exact, strict=True):
+        assert (a.double() - b).abs().max() <= 1e-5 * b.abs().max(), name
+
+
+def test_steps_and_gates_of_any_size_match_float64():
+    """softplus and SiLU over the whole range, where exp overflows or vanishes."""
+    x, _, A, B, C, D, *_ = fused_inputs(1, 2, 81, 2)
+    wide = torch.linspace(-200, 200, 81)
+    tensors = [x, wide.expand(1, 2, 81).clone(), 0.01 * A, B, C, D, wide.flip(0).expand(1, 2, 81).clone(), 0 * D]
+    weight = torch.ones(1, 2, 81)
+    ours = with_gradients(partial(scan._SelectiveScan.apply, False), tensors, weight)
+    exact = with_gradients(fused_by_definition, [t.double() for t in tensors], weight)
+    for name, a, b in zip(("y", *FUSED), ours, exact, strict=True):
+        assert torch.allclose(a.double(), b, rtol=1e-4, atol=1e-5 * float(b.abs().max())), name
+
+
+@pytest.mark.parametrize("silu", [False, True])
+@pytest.mark.parametrize("taps", [1, 3, 4])
+def test_the_convolution_is_conv1d_in_value_and_gradients(taps, silu):
+    g = torch.Generator().manual_seed(3)
+    x, weight, bias = (torch.randn(s, generator=g, dtype=torch.float64) for s in ((2, 9, 5), (5, taps), (5,)))
+
+    def exact(x, weight, bias):
+        out = F.conv1d(F.pad(x.transpose(1, 2), (taps - 1, 0)), weight[:, None], bias, groups=5).transpose(1, 2)
+        return F.silu(out) if silu else out
+
+    ones = torch.randn(2, 9, 5, generator=g, dtype=torch.float64)
+    ours = with_gradients(partial(scan._CausalConv.apply, silu), [x, weight, bias], ones)
+    for a, b in zip(ours, with_gradients(exact, [x, weight, bias], ones), strict=True):
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("gated", [False, True])
+def test_the_norm_is_the_classes_own_in_value_and_gradients(gated):
+    g = torch.Generator().manual_seed(3)
+    x, z, weight = (torch.randn(s, generator=g, dtype=torch.float64) for s in ((2, 7, 5), (2, 7, 5), (5,)))
+
+    def exact(x, z, weight):
+        u = x * z * torch.sigmoid(z) if gated else x + 0 * z
+        return weight * u / torch.sqrt((u * u).mean(-1, keepdim=True) + 1e-3)
+
+    def ours(x, z, weight):
+        return scan._Norm.apply(1e-3, x, z if gated else None, weight) + 0 * z
+
+    ones = torch.randn(2, 7, 5, generator=g, dtype=torch.float64)
+    for a, b in zip(
+        with_gradients(ours, [x, z, weight], ones), with_gradients(exact, [x, z, weight], ones), strict=True
+    ):
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_one_row_of_a_stands_for_all_states_as_in_mamba2(same):
+    """A (E, 1) beside B and C of N states: the same as A repeated N times, and the gradient is the sum of theirs."""
+    x, dt, A, B, C = inputs(2, 19, 6, 5, torch.float64)
+    one_row = A[:, :1]
+    weight = torch.randn(2, 19, 6, dtype=torch.float64)
+
+    def ours(x, dt, A, B, C):
+        return scan._SelectiveScan.apply(same, x, dt, A, B, C, None, None, None)
+
+    def exact(x, dt, A, B, C):
+        return recurrence(x, dt, A.expand(-1, 5), B, C, same)
+
+    tensors = [x, dt, one_row, B, C]
+    for a, b in zip(with_gradients(ours, tensors, weight), with_gradients(exact, tensors, weight), strict=True):
+        assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
+
+
+def test_a_precision_without_a_kernel_takes_transformers_own_path():
+    model = models.build(ModelSpec("mamba", d_model=16, n_layers=2), 5, 3)
+    model.backbone.to(torch.bfloat16)
+    tokens = torch.randint(5, (2, 6), generator=torch.Generator().manual_seed(1))
+    with scan.transformers_path():
+        theirs = models.logits(model, tokens)
+    assert torch.equal(models.logits(model, tokens), theirs)
+
+
+@pytest.mark.parametrize("family", ["mamba", "mamba2"])
+def test_negative_eigenvalues_have_a_path_where_there_are_no_kernels(family):
+    """On another device (here: none at all), and in another precision, the definition in torch does it."""
+    model = models.build(ModelSpec(family, d_model=16, n_layers=2, negative_eigenvalues=True), 5, 3)
+    tokens = torch.randint(5, (2, 6), generator=torch.Generator().manual_seed(1))
+    expected = models.logits(model, tokens)
+    with torch.no_grad():
+        model.backbone.to(torch.bfloat16)
+        assert torch.allclose(models.logits(model, tokens), expected, atol=0.1)
+    assert models.logits(model.to("meta"), tokens.to("meta")).shape == (2, 6, 3)
+
+
+@pytest.mark.parametrize("length", [1, scan.CHUNK - 1, scan.CHUNK, scan.CHUNK + 1, 3 * scan.CHUNK + 5])
+def test_lengths_about_the_chunk_of_the_kept_states_are_exact(length):
+    assert max(relative_errors(inputs(2, length, 5, 3, torch.float64)).values()) < 1e-12
 
 
 # ---- memory layouts and autograd --------------------------------------------------------------------------------------
@@ -259,7 +405,7 @@ def test_a_precision_without_a_kernel_is_refused(dtype):
 def logits_and_gradients(model, tokens):
     model.zero_grad()
     out = models.logits(model, tokens)
-    torch.nn.functional.cross_entropy(out.flatten(0, 1), tokens.flatten() % out.shape[-1]).backward()
+    F.cross_entropy(out.flatten(0, 1), tokens.flatten() % out.shape[-1]).backward()
     return {"logits": out.detach(), **{name: p.grad.clone() for name, p in model.named_parameters()}}
 
 
@@ -290,8 +436,8 @@ def test_the_convolution_agrees_for_every_number_of_taps(family, d_conv):
 
 @pytest.mark.parametrize("family", ["mamba", "mamba2"])
 def test_models_run_on_our_scan_except_inside_transformers_path(family, monkeypatch):
-    calls = []
-    monkeypatch.setattr(scan, "selective_scan", lambda *tensors: calls.append(1) or selective_scan(*tensors))
+    calls, kernel = [], scan._forward
+    monkeypatch.setattr(scan, "_forward", lambda *arrays: calls.append(1) or kernel(*arrays))
     model = models.build(ModelSpec(family, d_model=16, n_layers=3, d_state=4), 5, 3)
     tokens = torch.zeros(2, 6, dtype=torch.int64)
     models.logits(model, tokens)
@@ -301,6 +447,48 @@ def test_models_run_on_our_scan_except_inside_transformers_path(family, monkeypa
     assert len(calls) == 3
     models.logits(model, tokens)
     assert len(calls) == 6
+
+
+@pytest.mark.parametrize("family", ["mamba", "mamba2"])
+def test_a_model_with_negative_eigenvalues_is_the_same_module_with_other_decays(family, monkeypatch):
+    tokens = torch.randint(5, (3, 8), generator=torch.Generator().manual_seed(1))
+    usual, negative = (
+        models.build(ModelSpec(family, d_model=16, n_layers=2, d_state=4, negative_eigenvalues=n), 5, 3)
+        for n in (False, True)
+    )
+    assert usual.state_dict().keys() == negative.state_dict().keys()
+    for model in (usual, negative):
+        for name, weight in model.named_parameters():
+            if name.endswith(("dt_proj.bias", "dt_bias")):
+                weight.data.fill_(1.0)  # steps long enough for the decays to matter
+    ours = logits_and_gradients(negative, tokens)
+    assert not torch.allclose(ours["logits"], models.logits(usual, tokens), atol=1e-4)
+
+    def plainly(is_negative, x, dt, A, B, C, D, z, bias):
+        step = dt if bias is None else F.softplus(dt + bias)
+        y = recurrence(x, step, A, B, C, is_negative) + x * D
+        return y if z is None else y * F.silu(z)
+
+    monkeypatch.setattr(scan._SelectiveScan, "apply", plainly)
+    plain = logits_and_gradients(negative, tokens)
+    for name, value in plain.items():
+        assert (ours[name] - value).abs().max() <= 1e-4 * value.abs().max().clamp_min(1e-3), name
+
+
+def test_negative_eigenvalues_end_with_the_forward_pass_also_after_an_error():
+    with pytest.raises(KeyError), scan.eigenvalues(True):
+        raise KeyError
+    model = models.build(ModelSpec("mamba", d_model=16, n_layers=1), 5, 3)
+    tokens = torch.zeros(1, 4, dtype=torch.int64)
+    with scan.transformers_path():
+        plain = models.logits(model, tokens)
+    assert torch.allclose(models.logits(model, tokens), plain, atol=2e-6)
+
+
+@pytest.mark.parametrize(("family", "value"), [("lstm", True), ("transformer", True), ("mamba", 1), ("mamba", None)])
+def test_negative_eigenvalues_are_a_choice_for_mamba_alone(family, value):
+    with pytest.raises(ValueError, match=f"negative_eigenvalues={value!r}: must be True or False"):
+        ModelSpec(family, negative_eigenvalues=value)
 
 
 def test_transformers_path_puts_our_functions_back_also_after_an_error():

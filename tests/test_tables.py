@@ -13,6 +13,7 @@ from statedepth.files import write_whole
 REFUSED = (pandera.errors.SchemaError, pandera.errors.SchemaErrors)
 
 WHERE = {"task": "parity", "variable": "state", "architecture": "lstm", "seed": 0}
+SIZE = {"batch": 64, "length": 32, "width": 32, "state": 8}
 ROWS = {
     "models": {
         "task": "parity",
@@ -55,6 +56,8 @@ ROWS = {
         "accuracy": 1 / 3,
         "majority": 0.25,
     },
+    "steps": {**SIZE, "path": "GRU", "seconds": 0.05, "times_ours": 1 / 3},
+    "scaling": {**SIZE, "seconds": 0.05, "kept_bytes": 10},
     "indices": {
         **WHERE,
         "passed": True,
@@ -65,7 +68,15 @@ ROWS = {
         "value": -0.25,
     },
 }
-KEYS = {"models": "length", "readability": "site", "baselines": "position", "penalties": "site", "indices": "seed"}
+KEYS = {
+    "models": "length",
+    "readability": "site",
+    "baselines": "position",
+    "penalties": "site",
+    "indices": "seed",
+    "steps": "length",
+    "scaling": "length",
+}
 by_name = pytest.mark.parametrize("name", ROWS)
 
 
@@ -142,6 +153,8 @@ BAD = [
     ("baselines", {"bayes_window": 1.5}, "bayes_window"),
     ("indices", {"reading": "all"}, "reading"),
     ("penalties", {"penalty": 0.0}, "penalty"),
+    ("steps", {"seconds": 0.0}, "seconds"),
+    ("scaling", {"kept_bytes": -1}, "kept_bytes"),
     ("indices", {"last_site": 0}, "last_site"),
 ]
 

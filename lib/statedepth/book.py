@@ -63,8 +63,8 @@ def _digest(app: Sphinx) -> str:
 
 def _split(key: str) -> tuple[str, str]:
     notebook, _, name = key.partition(".")
-    if notebook not in claims.CLAIMS:
-        raise UnknownKey(f"{key!r}: must start with one of {', '.join(claims.CLAIMS)} and a dot")
+    if notebook not in claims.SOURCES:
+        raise UnknownKey(f"{key!r}: must start with one of {', '.join(claims.SOURCES)} and a dot")
     return notebook, name
 
 
@@ -145,8 +145,8 @@ class _Block(SphinxDirective):
 
     def record(self, notebook: str, name: str) -> dict[str, Any] | None:
         """verdict.json or run.json of a notebook; None where it was never run."""
-        if notebook not in claims.CLAIMS:
-            raise UnknownKey(f"{notebook!r}: known are {', '.join(claims.CLAIMS)}")
+        if notebook not in claims.SOURCES:
+            raise UnknownKey(f"{notebook!r}: known are {', '.join(claims.SOURCES)}")
         path = self.folder / notebook / f"{name}.json"
         return json.loads(path.read_text()) if path.exists() else None
 
@@ -166,6 +166,21 @@ class ChartDirective(_Block):
         made = figures.chart(notebook, name, _tables(self.folder, notebook, self.config.statedepth_digest))
         caption = self.options.get("caption", made.caption)
         return render.render(render.Figure(made.chart, made.name, made.alt_text, caption))
+
+
+class RowsDirective(_Block):
+    """`{rows} speed.steps`: a table of book/data, as it is."""
+
+    option_spec = {"caption": directives.unchanged_required}  # noqa: RUF012 (docutils reads it so)
+
+    def html(self) -> str:
+        """The table, numbers to three figures."""
+        source, name = _split(self.arguments[0])
+        known = _tables(self.folder, source, self.config.statedepth_digest)
+        if name not in known:
+            raise _near(self.arguments[0], name, known)
+        table = known[name].map(lambda value: f"{value:.3g}" if isinstance(value, float) else value)
+        return render.Rows(table, self.options.get("caption", ""))._repr_html_()
 
 
 class VerdictDirective(_Block):
@@ -242,8 +257,11 @@ class RunBlock(_Block):
             ("commit", run["commit"]),
             ("device", run["device"]),
         ]
-        measured = f"{run['cells']}, of which {run['cells_from_cache']} were found measured before, by the same code"
-        rows += [("wall time", f"{minutes:.1f} min"), ("measurements", measured), *run["parameters"].items()]
+        rows += [("wall time", f"{minutes:.1f} min")]
+        if "cells" in run:
+            found = f"{run['cells']}, of which {run['cells_from_cache']} were found measured before, by the same code"
+            rows += [("measurements", found)]
+        rows += run["parameters"].items()
         rows += [(f"version of {name}", version) for name, version in run["versions"].items()]
         body = "".join(f"<dt>{_escape(k)}</dt><dd>{_escape(v)}</dd>" for k, v in rows)
         title = f"{run['profile']} run of {run['date']}, {minutes:.1f} min on {run['device']}"
@@ -334,6 +352,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("num", NumRole())
     blocks: dict[str, type[Directive]] = {
         "chart": ChartDirective,
+        "rows": RowsDirective,
         "verdict": VerdictDirective,
         "claims-board": ClaimsBoard,
         "run-block": RunBlock,

@@ -4,6 +4,7 @@ Criteria are written here and committed before the run that they judge. Tables i
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 
@@ -382,13 +383,39 @@ def numbers_of_flip(tables: Tables) -> dict[str, Number]:
     return found
 
 
+def numbers_of_speed(tables: Tables) -> dict[str, Number]:
+    """Times of the speed benchmark: `SIZE.PATH`, in multiples of our Mamba's step, and how time grows with length.
+
+    SIZE is batch x length x width x state, as in 64x32x32x8; PATH is the name of the path in lower case with dashes.
+    """
+    found: dict[str, Number] = {}
+    for row in tables["steps"].to_dict("records"):
+        size = "x".join(str(row[part]) for part in ("batch", "length", "width", "state"))
+        key = f"{size}.{re.sub('[^a-z0-9]+', '-', str(row['path']).lower())}"
+        label = f"{row['path']} at {size} (batch, length, width, state)"
+        times, seconds = float(row["times_ours"]), float(row["seconds"])
+        found[key] = Number(_two_figures(times) + "×", times, f"{label}: times as long as ours", "speed-steps")
+        found[f"{key}.ms"] = Number(f"{1000 * seconds:.0f} ms", seconds, f"{label}: one training step", "speed-steps")
+    by_length = tables["scaling"].sort_values("length")
+    for column, what in (("seconds", "time"), ("kept_bytes", "memory")):
+        growth = by_length[column] / by_length[column].shift() / (by_length["length"] / by_length["length"].shift())
+        label = f"largest growth of {what} per doubling of the length, over 2"
+        found[f"growth.{what}"] = Number(f"{growth.max():.2f}", growth.max(), label, "speed-scaling")
+    return found
+
+
+def _two_figures(value: float) -> str:
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
 def _mean_text(value: profiles.Interval) -> str:
     if value.n < 2:
         return f"{value.estimate:.2f}"
     return f"{value.estimate:.2f} ({value.low:.2f} to {value.high:.2f})"
 
 
-NUMBERS: dict[str, Callable[[Tables], dict[str, Number]]] = {"flip": numbers_of_flip}
+NUMBERS: dict[str, Callable[[Tables], dict[str, Number]]] = {"flip": numbers_of_flip, "speed": numbers_of_speed}
+SOURCES = (*CLAIMS, "speed")  # all that a page may quote a number of: folders of book/data
 
 
 def numbers(notebook: str, tables: Tables) -> dict[str, Number]:

@@ -426,6 +426,66 @@ def accuracies(tables: Tables) -> Figure:
     return Figure(_theme(alt.hconcat(*panels)), "flip.accuracies", caption, caption)
 
 
+def training_steps(tables: Tables) -> Figure:
+    """How long does a training step take by each path?"""
+    table = tables["steps"].assign(
+        name=[path.partition(",")[0] for path in tables["steps"]["path"]],
+        text=[f"{1000 * s:.0f} ms, {t:.2g}×" for s, t in tables["steps"][["seconds", "times_ours"]].to_numpy()],
+    )
+    panels = []
+    for (batch, length, width, state), here in table.groupby(["batch", "length", "width", "state"], sort=False):
+        ordered = here.sort_values("seconds", ascending=False)["path"].tolist()
+        scale = alt.Scale(type="log", domain=[table["seconds"].min() / 2, table["seconds"].max() * 6])
+        base = alt.Chart(here).encode(
+            x=alt.X("seconds:Q", scale=scale, title="seconds per training step", axis=alt.Axis(tickCount=5)),
+            y=alt.Y("path:N", sort=ordered, title=None, axis=alt.Axis(labelLimit=260)),
+            color=alt.Color(
+                "name:N",
+                scale=alt.Scale(
+                    domain=[*ARCHITECTURES, "floor of Mamba's arithmetic"], range=[*COLOURS.values(), GREY]
+                ),
+                legend=None,
+            ),
+        )
+        point = base.mark_point(size=70, filled=True, opacity=1).encode(
+            tooltip=["path:N", alt.Tooltip("seconds:Q", format=".4f"), alt.Tooltip("times_ours:Q", format=".2f")]
+        )
+        label = base.mark_text(align="left", dx=9, fontSize=12).encode(text="text:N")
+        title = f"batch {batch}, length {length}, width {width}, state {state}"
+        panels.append((point + label).properties(width=330, height=alt.Step(19), title=title))
+    slowest = table.sort_values("times_ours").iloc[-1]
+    caption = (
+        "Median seconds of one training step of a four-layer model on one thread, and that over our Mamba's. The largest "
+        f"ratio is {slowest['times_ours']:.0f}, of {slowest['path']} at length {slowest['length']}."
+    )
+    return Figure(_theme(alt.vconcat(*panels)), "speed.steps", caption, caption)
+
+
+def growth_with_length(tables: Tables) -> Figure:
+    """Do time and memory of our scan grow in proportion to the length?"""
+    table = tables["scaling"].assign(megabytes=tables["scaling"]["kept_bytes"] / 1e6)
+    panels = []
+    for column, title in (("seconds", "seconds per training step"), ("megabytes", "MB kept for the backward pass")):
+        start = table.sort_values("length").iloc[0]
+        line = table.assign(linear=start[column] * table["length"] / start["length"])
+        x = alt.X("length:Q", scale=alt.Scale(type="log", base=2), axis=alt.Axis(values=sorted(table["length"])))
+        y = alt.Y(f"{column}:Q", scale=alt.Scale(type="log"), title=title, axis=alt.Axis(tickCount=5))
+        base = alt.Chart(line).encode(x=x)
+        panels.append(
+            (
+                base.mark_line(color=GREY, strokeDash=[5, 3]).encode(y=alt.Y("linear:Q", title=title))
+                + base.mark_line(color=COLOURS["Mamba"], point={"color": COLOURS["Mamba"], "size": 60}).encode(
+                    y=y, tooltip=["length:Q", alt.Tooltip(f"{column}:Q", format=".4g")]
+                )
+            ).properties(width=230, height=180)
+        )
+    caption = (
+        "Our Mamba's training step by length; dashed: in proportion to the shortest. Both axes are logarithmic, so that "
+        "growth in proportion is a straight line along the dashes."
+    )
+    return Figure(_theme(alt.hconcat(*panels)), "speed.scaling", caption, caption)
+
+
 CHARTS: dict[str, dict[str, Callable[[Tables], Figure]]] = {
     "flip": {
         "readability": readability_map,
@@ -435,7 +495,8 @@ CHARTS: dict[str, dict[str, Callable[[Tables], Figure]]] = {
         "sensitivity": sensitivity,
         "published": published,
         "accuracies": accuracies,
-    }
+    },
+    "speed": {"steps": training_steps, "scaling": growth_with_length},
 }
 
 

@@ -31,6 +31,7 @@ class ModelSpec:
     n_heads: int = 4  # attention heads (transformer), SSM heads (mamba2)
     n_positions: int = 128  # learned positions (transformer), beside rotary; 0 = rotary alone
     seed: int = 0  # of the initial weights and of the training data
+    negative_eigenvalues: bool = False  # decays 2 exp(dt A) - 1 in [-1, 1] (mamba, mamba2), Grazzi et al. 2024
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -47,6 +48,13 @@ class ModelSpec:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ValueError(f"{name}={value!r}: must be a whole number from {low} to {high}")
+
+        if not isinstance(self.negative_eigenvalues, bool) or (
+            self.negative_eigenvalues and "mamba" not in self.family
+        ):
+            raise ValueError(
+                f"negative_eigenvalues={self.negative_eigenvalues!r}: must be True or False, and True for mamba or mamba2 only"
+            )
 
     @property
     def width(self) -> int:
@@ -104,8 +112,11 @@ class Tracker(nn.Module):
     embedding. Raises ValueError for more tokens than there are positions.
     """
 
-    def __init__(self, backbone: Any, width: int, n_outputs: int, n_positions: int = 0) -> None:
+    def __init__(
+        self, backbone: Any, width: int, n_outputs: int, n_positions: int = 0, negative_eigenvalues: bool = False
+    ) -> None:
         super().__init__()
+        self.negative_eigenvalues = negative_eigenvalues
         self.backbone: Any = backbone
         self.head = nn.Linear(width, n_outputs)
         self.positions = nn.Embedding(n_positions, width) if n_positions else None
@@ -124,7 +135,8 @@ class Tracker(nn.Module):
                     f"{length} tokens: this model has n_positions={self.positions.num_embeddings}; use shorter sequences"
                 )
             embedded = embedded + self.positions.weight[:length]
-        return self.head(self.backbone(inputs_embeds=embedded, use_cache=False).last_hidden_state)
+        with scan.eigenvalues(self.negative_eigenvalues):
+            return self.head(self.backbone(inputs_embeds=embedded, use_cache=False).last_hidden_state)
 
 
 def _backbone(spec: ModelSpec, vocab_size: int) -> nn.Module:
@@ -171,7 +183,7 @@ def build(spec: ModelSpec, vocab_size: int, n_outputs: int) -> Tracker:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(spec.seed)  # the CPU's alone: torch.manual_seed would reseed CUDA's too
         positions = spec.n_positions if spec.family == "transformer" else 0
-        return Tracker(_backbone(spec, vocab_size), spec.width, n_outputs, positions)
+        return Tracker(_backbone(spec, vocab_size), spec.width, n_outputs, positions, spec.negative_eigenvalues)
 
 
 def blocks(model: nn.Module) -> Sequence[nn.Module]:

@@ -2,7 +2,6 @@
 
 import ast
 import datetime
-import html
 import platform
 import re
 import subprocess
@@ -22,6 +21,7 @@ import yaml
 
 from statedepth import claims, grid, tables
 from statedepth.grid import ROOT
+from statedepth.render import Rows  # noqa: F401 (notebooks show their tables by it)
 
 NOTEBOOKS = ROOT / "notebooks"
 PLACES = {"device", "workers", "out"}  # parameters that say where to compute, not what
@@ -163,14 +163,10 @@ class Session:
         run = {
             "notebook": self.notebook,
             "profile": self.profile,
-            "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
-            "commit": _commit(),
-            "device": _device_name(self.device),
-            "wall_time_s": round(time.time() - self.started, 1),
+            **provenance(self.device, self.started),
             "cells": self.cells,
             "cells_from_cache": self.cells_from_cache,
             "parameters": {k: v for k, v in self.values.items() if k != "out"},
-            "versions": {"python": platform.python_version(), **{name: version(name) for name in SHOWN_VERSIONS}},
         }
         tables.write_record(run, "run", self.out)
         return run
@@ -227,18 +223,15 @@ def compare(notebook: str, ours: claims.Tables, published: Path | None = None) -
     return pd.DataFrame(rows, columns=["number", "published", "this run", "difference"])
 
 
-class Rows:
-    """A small table as HTML that reads well on a page (and as text elsewhere)."""
-
-    def __init__(self, table: pd.DataFrame, caption: str) -> None:
-        self.table, self.caption = table, caption
-
-    def __repr__(self) -> str:
-        return f"{self.caption}\n{self.table.to_string(index=False)}"
-
-    def _repr_html_(self) -> str:
-        body = self.table.to_html(index=False, border=0, classes="statedepth-rows", escape=True, na_rep="")
-        return body.replace("<thead>", f"<caption>{html.escape(self.caption)}</caption><thead>", 1)
+def provenance(device: str, started: float, libraries: Sequence[str] = SHOWN_VERSIONS) -> dict[str, Any]:
+    """The part of a run block that says when, where and with what a run was made; `started` is its time.time()."""
+    return {
+        "date": datetime.datetime.now(datetime.UTC).strftime("%Y-%m-%d %H:%M UTC"),
+        "commit": _commit(),
+        "device": _device_name(device),
+        "wall_time_s": round(time.time() - started, 1),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in libraries}},
+    }
 
 
 def _commit() -> str:

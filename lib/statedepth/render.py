@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import Any
 
+import pandas as pd
 import vl_convert
 
 # Upgrades every figure in place, one at a time as it comes near the window; if anything throws, the SVG stays.
@@ -78,6 +79,20 @@ def render(figure: Figure) -> str:
         f'<script type="application/json">{data}</script>'
         f"<figcaption>{html.escape(figure.caption)}</figcaption></figure>"
     )
+
+
+class Rows:
+    """A small table as HTML that reads well on a page (and as text elsewhere)."""
+
+    def __init__(self, table: pd.DataFrame, caption: str) -> None:
+        self.table, self.caption = table, caption
+
+    def __repr__(self) -> str:
+        return f"{self.caption}\n{self.table.to_string(index=False)}"
+
+    def _repr_html_(self) -> str:
+        body = self.table.to_html(index=False, border=0, classes="statedepth-rows", escape=True, na_rep="")
+        return body.replace("<thead>", f"<caption>{html.escape(self.caption)}</caption><thead>", 1)
 
 
 def vega_bundle() -> str:

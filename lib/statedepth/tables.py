@@ -12,6 +12,8 @@ from statedepth.files import write_whole
 SHARE = pa.Check.in_range(0.0, 1.0)
 WHERE = {"task": pa.Column(str), "variable": pa.Column(str), "architecture": pa.Column(str), "seed": pa.Column(int)}
 
+SIZE = {name: pa.Column(int, pa.Check.gt(0)) for name in ("batch", "length", "width", "state")}
+
 
 def _schema(columns: dict[str, pa.Column], unique: list[str]) -> pa.DataFrameSchema:
     """No other column, no repeated key; only a float may be read from a whole number, nothing else is bent to fit."""
@@ -77,6 +79,21 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
             "majority": pa.Column(float, SHARE),
         },
         [*WHERE, "site", "penalty"],
+    ),
+    # seconds of one training step by each path, at each size; `times_ours` is over our Mamba's
+    "steps": _schema(
+        {
+            **SIZE,
+            "path": pa.Column(str),
+            "seconds": pa.Column(float, pa.Check.gt(0)),
+            "times_ours": pa.Column(float, pa.Check.gt(0)),
+        },
+        [*SIZE, "path"],
+    ),
+    # our Mamba's step by length: seconds, and bytes kept for the backward pass
+    "scaling": _schema(
+        {**SIZE, "seconds": pa.Column(float, pa.Check.gt(0)), "kept_bytes": pa.Column(int, pa.Check.gt(0))},
+        [*SIZE],
     ),
     # the four indices of each profile; not a number where the rise is too small
     "indices": _schema(
