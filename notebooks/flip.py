@@ -245,7 +245,7 @@ notebook.Rows(
 # %% tags=["hide-input"]
 notebook.Rows(claims.outcomes_of_predictions("flip", verdict), "Predictions, written before the run")
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "rerun"]
 notebook.Rows(notebook.compare("flip", session.tables), "Headline numbers: this run beside the published one")
 
 # %% [markdown]
