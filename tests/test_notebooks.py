@@ -15,7 +15,7 @@ from synthetic import FLAT, LATE, tables
 from statedepth import notebook
 from statedepth import tables as table_files
 from statedepth.grid import ROOT
-from statedepth.publish import scrub
+from statedepth.publish import drop_reruns, scrub
 
 SMOKE = {
     "flip": {"architectures": ["transformer", "lstm"], "seeds": [0], "d_model": 16, "n_layers": 2, "length": 8, "steps": 12, "n_fit": 256, "n_test": 128, "workers": 1},
@@ -177,3 +177,14 @@ def test_a_published_run_of_another_form_is_left_out_with_a_warning(tmp_path):
     with pytest.warns(UserWarning, match=r"no comparison.*indices\.csv"):
         rows = notebook.compare("flip", tables({("parity", "mamba"): FLAT}, seeds=2), folder)
     assert (rows["published"] == "none").all() and (rows["this run"] != "none").any()
+
+
+def test_the_published_run_stands_beside_no_other(tmp_path):
+    book = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1"), nbformat.v4.new_code_cell("compare")])
+    book.cells[1].metadata["tags"] = ["hide-input", "rerun"]
+    nbformat.write(book, tmp_path / "one.ipynb")
+    drop_reruns(tmp_path / "one.ipynb")
+    assert [cell.source for cell in nbformat.read(tmp_path / "one.ipynb", as_version=4).cells] == ["1"]
+    for path in (ROOT / "book").glob("*.ipynb"):
+        assert "notebook.compare" not in path.read_text()
+        assert 'tags=["hide-input", "rerun"]' in (ROOT / "notebooks" / f"{path.stem}.py").read_text()

@@ -70,6 +70,13 @@ def scrub(path: Path) -> None:
     nbformat.write(book, path)
 
 
+def drop_reruns(path: Path) -> None:
+    """Remove the cells tagged `rerun` from an executed notebook: the published run has no other to stand beside."""
+    book = nbformat.read(path, as_version=4)
+    book.cells = [cell for cell in book.cells if "rerun" not in cell.metadata.get("tags", [])]
+    nbformat.write(book, path)
+
+
 def jupyter_book(source: Path, out: Path) -> subprocess.CompletedProcess[str]:
     """`jupyter-book build`, with warnings as errors, by the Python that runs this."""
     command = [sys.executable, "-c", "from jupyter_book.cli.main import main; main()", "build", str(source)]
@@ -132,8 +139,11 @@ def publish(name: str) -> None:
     BUILD.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(dir=BUILD) as folder:
         executed = execute(name, {}, Path(folder), Path(folder) / "data")
-        shutil.rmtree(BOOK / "data" / name, ignore_errors=True)
-        shutil.copytree(Path(folder) / "data", BOOK / "data" / name)
+        drop_reruns(executed)
+        before, here = Path(folder) / "before", BOOK / "data" / name
+        if here.exists():
+            here.rename(before)  # two renames on one disk: a kill between them loses nothing
+        (Path(folder) / "data").rename(here)
         shutil.copy2(executed, BOOK / executed.name)
     first = next(iter(figures.CHARTS[name]))
     picture = figures.chart(name, first, tables.read_folder(BOOK / "data" / name)).svg()
