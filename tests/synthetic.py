@@ -37,6 +37,9 @@ def tables(shapes, seeds=5, failed=(), noise=0.01, length=6):
                         "source": "published",
                         "parameters": 1000,
                         "trained_length": length,
+                        "steps": 100,
+                        "rate": 1e-3,
+                        "grow_at": 0.0 if architecture == "transformer" else 0.95,
                         "length": round(times * length),
                         "accuracy": 1.0 if passed else 0.8,
                         "last_position": 1.0 if passed else 0.6,
@@ -82,7 +85,7 @@ def tables(shapes, seeds=5, failed=(), noise=0.01, length=6):
         "readability": readability,
         "baselines": baselines,
         "penalties": penalties,
-        "indices": profiles.index_table(readability, penalties),
+        "indices": profiles.index_table(readability, penalties, baselines),
     }
 
 

@@ -394,6 +394,10 @@ def readability_rows(accuracy, own, beyond, **where):
             }
 
 
+# What the token and its position say at site 0, halfway from chance to certainty.
+BASELINES = pd.DataFrame([{"task": "parity", "variable": "state", "site": 0, "position": 0, "bayes_window": 0.75}])
+
+
 def penalty_rows(accuracy=(), penalty=100.0):
     """A `penalties` table of one model, an accuracy for each site; empty without any."""
     base = {"task": "parity", "variable": "state", "architecture": "lstm", "seed": 0, "passed": True}
@@ -405,26 +409,35 @@ def penalty_rows(accuracy=(), penalty=100.0):
 
 
 def test_the_index_table_has_four_indices_for_every_reading():
-    """A' pooled 0 .2 1, own 0 .75 1, beyond the window 0 1 1, at C = 100 0 .6 1; other networks, labels and positions
-    must not get in."""
+    """A' pooled 0 .2 1, own 0 .75 1, beyond the window 0 1 1, at C = 100 0 .6 1, from a common start .5 .2 1, and
+    untrained 1 0 0; other labels and positions must not get in."""
     rows = list(readability_rows((0.5, 0.6, 1.0), (0.6, 0.9, 1.0), (0.5, 1.0, 1.0)))
     rows += readability_rows((1.0, 0.5, 0.5), (1.0, 0.6, 0.6), (1.0, 0.5, 0.5), network="untrained")
     rows += readability_rows((1.0, 0.5, 0.5), (1.0, 0.6, 0.6), (1.0, 0.5, 0.5), labels="control")
-    table = index_table(pd.DataFrame(rows).sample(frac=1, random_state=0), penalty_rows((0.5, 0.8, 1.0)))
-    assert len(table) == 16 and not table.duplicated(["reading", "index"]).any()
+    table = index_table(pd.DataFrame(rows).sample(frac=1, random_state=0), penalty_rows((0.5, 0.8, 1.0)), BASELINES)
+    assert len(table) == 24 and not table.duplicated(["reading", "index"]).any()
     found = table.set_index(["reading", "index"])["value"]
     expected = {
         "pooled": {"concentration": 0.8, "centre": 0.8, "mean": 0.4},
         "own probe": {"concentration": 0.75, "centre": 0.25, "mean": 1.75 / 3},
         "beyond window": {"concentration": 1, "spread": 0, "centre": 0, "mean": 2 / 3},
-        "C = 100": {"concentration": 0.6, "centre": 0.4, "mean": 1.6 / 3},
+        "λ = 0.01": {"concentration": 0.6, "centre": 0.4, "mean": 1.6 / 3},
+        "common start": {"concentration": 1, "centre": 1, "mean": 1.7 / 3},
+        "untrained network": {"mean": 1 / 3},
     }
     for reading, values in expected.items():
         assert found[reading][list(values)].to_dict() == pytest.approx(values)
     entropy = -(0.8 * math.log(0.8) + 0.2 * math.log(0.2)) / math.log(2)
     assert found["pooled", "spread"] == pytest.approx(entropy)
     largest = table.drop_duplicates("reading").set_index("reading")["largest_site"]
-    assert largest.to_dict() == {"pooled": 2, "own probe": 1, "beyond window": 1, "C = 100": 1}
+    assert largest.to_dict() == {
+        "pooled": 2,
+        "own probe": 1,
+        "beyond window": 1,
+        "λ = 0.01": 1,
+        "common start": 2,
+        "untrained network": 0,
+    }
     assert (table["last_site"] == 2).all()
 
 
@@ -435,7 +448,7 @@ def test_the_index_table_keeps_models_apart_and_says_which_passed():
         *readability_rows((0.5, 0.8), (0.6, 1.0), (0.5, 1.0), architecture="gru"),
         *readability_rows((0.5, 0.7), (0.6, 1.0), (0.5, 1.0), variable="top", task="dyck-2-4"),
     ]
-    table = index_table(pd.DataFrame(rows), penalty_rows()).query("reading == 'pooled' and index == 'mean'")
+    table = index_table(pd.DataFrame(rows), penalty_rows(), BASELINES).query("reading == 'pooled' and index == 'mean'")
     found = {(r.task, r.architecture, r.seed, r.passed): r.value for r in table.itertuples()}
     expected = {
         ("parity", "lstm", 0, True): 0.5,
@@ -448,14 +461,18 @@ def test_the_index_table_keeps_models_apart_and_says_which_passed():
 
 def test_a_profile_that_does_not_rise_has_largest_site_0_and_keeps_its_mean():
     rows = pd.DataFrame(readability_rows((0.5, 0.5), (0.6, 1.0), (0.5, 1.0)))
-    table = index_table(rows, penalty_rows()).query("reading == 'pooled'")
+    table = index_table(rows, penalty_rows(), BASELINES).query("reading == 'pooled'")
     assert (table["largest_site"] == 0).all()
     assert table["value"].isna().tolist() == [index != "mean" for index in table["index"]]
 
 
 def test_sequences_within_the_window_have_no_indices_beyond_it():
     rows = [row for row in readability_rows((0.5, 1.0), (0.6, 1.0), (0.5, 1.0)) if row["position"] >= 0]
-    assert set(index_table(pd.DataFrame(rows), penalty_rows())["reading"]) == {"pooled", "own probe"}
+    assert set(index_table(pd.DataFrame(rows), penalty_rows(), BASELINES)["reading"]) == {
+        "pooled",
+        "own probe",
+        "common start",
+    }
 
 
 def test_readability_columns_are_the_share_of_the_way_to_one():
@@ -476,5 +493,5 @@ def test_readability_is_not_a_number_where_one_class_is_all_there_is():
 def test_a_variable_of_one_class_gives_undefined_indices_and_does_not_stop_the_others():
     rows = list(readability_rows((0.5, 1.0), (0.6, 1.0), (0.5, 1.0)))
     rows += readability_rows((1.0, 1.0), (1.0, 1.0), (1.0, 1.0), task="dyck-1-1", majority=1.0, own_majority=1.0)
-    table = index_table(pd.DataFrame(rows), penalty_rows())
+    table = index_table(pd.DataFrame(rows), penalty_rows(), BASELINES)
     assert table.query("task == 'dyck-1-1'")["value"].isna().all()

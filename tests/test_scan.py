@@ -485,6 +485,25 @@ def test_negative_eigenvalues_end_with_the_forward_pass_also_after_an_error():
     assert torch.allclose(models.logits(model, tokens), plain, atol=2e-6)
 
 
+def test_transformers_path_refuses_negative_eigenvalues_rather_than_ignore_them():
+    model = models.build(ModelSpec("mamba", d_model=16, n_layers=1, negative_eigenvalues=True), 5, 3)
+    tokens = torch.zeros(1, 4, dtype=torch.int64)
+    with pytest.raises(RuntimeError, match="own path has none"), scan.transformers_path():
+        models.logits(model, tokens)
+    assert models.logits(model, tokens).isfinite().all()
+
+
+def test_the_gradient_of_a_very_short_step_keeps_its_digits():
+    """dt + bias from -15 to -2: the slope of softplus is about exp of it, which 1 - exp(-softplus) rounds away."""
+    x, _, A, B, C, D, z, bias = fused_inputs(1, 1, 200, 2)
+    wide = torch.linspace(-15, 2, 200)
+    tensors = [x, wide.expand(1, 1, 200).clone(), A, B, C, D, z, 0 * bias]
+    weight = 1 / torch.sigmoid(wide.double()).expand(1, 1, 200)
+    ours = with_gradients(partial(scan._SelectiveScan.apply, False), tensors, weight)[2]
+    exact = with_gradients(fused_by_definition, [t.double() for t in tensors], weight)[2]
+    assert ((ours.double() - exact).abs() <= 2e-5 * exact.abs() + 1e-9).all()
+
+
 @pytest.mark.parametrize(("family", "value"), [("lstm", True), ("transformer", True), ("mamba", 1), ("mamba", None)])
 def test_negative_eigenvalues_are_a_choice_for_mamba_alone(family, value):
     with pytest.raises(ValueError, match=f"negative_eigenvalues={value!r}: must be True or False"):

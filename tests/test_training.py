@@ -358,6 +358,7 @@ OTHER = {
         "n_heads": 2,
         "n_positions": 256,
         "seed": 1,
+        "negative_eigenvalues": True,
     },
     "train": {"length": 24, "steps": 100, "lr": 1e-3, "batch": 32, "min_length": 2, "grow_at": 0.9},
 }
@@ -366,11 +367,11 @@ OTHER = {
 def test_every_setting_that_is_changed_changes_the_name():
     assert OTHER["model"].keys() == {f.name for f in fields(ModelSpec)}
     assert OTHER["train"].keys() == {f.name for f in fields(TrainSpec)}
-    base = Run("parity", ModelSpec("lstm"), TrainSpec())
+    base = Run("parity", ModelSpec("mamba"), TrainSpec())
     keys = [base.key, replace(base, task="S3").key]
     for part, changes in OTHER.items():
         keys += [replace(base, **{part: replace(getattr(base, part), **{n: v})}).key for n, v in changes.items()]
-    assert len(set(keys)) == len(keys) == 2 + 8 + 6
+    assert len(set(keys)) == len(keys) == 2 + 9 + 6
 
 
 def test_names_are_unique_over_a_grid_and_say_task_family_and_seed():

@@ -24,6 +24,7 @@ from sphinx.util.nodes import make_refnode
 from statedepth import claims, figures, render, tables
 
 LOG = logging.getLogger(__name__)
+SCALES = {"formal": "at the scale of four-layer models"}
 NOT_MEASURED = "not measured yet"
 
 
@@ -208,7 +209,7 @@ class VerdictDirective(_Block):
 
 def _badge(verdict: dict[str, Any]) -> str:
     kind = verdict["outcome"].replace(" ", "-")
-    scale = verdict["scale"] + (", provisional" if verdict["provisional"] else "")
+    scale = SCALES.get(verdict["scale"], verdict["scale"]) + (", provisional" if verdict["provisional"] else "")
     return f'<span class="statedepth-badge {kind}">{_escape(verdict["outcome"])}</span> <span class="scale">({_escape(scale)})</span>'
 
 

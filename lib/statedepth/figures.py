@@ -296,8 +296,9 @@ def index_contrasts(tables: Tables) -> Figure:
         panels.append(alt.layer(*layers).properties(width=230, height=150, title=title))
     grid = alt.vconcat(alt.hconcat(*panels[:2]), alt.hconcat(*panels[2:]))
     caption = (
-        "Each index, architecture minus Transformer, with pointwise 95% Welch intervals over seeds. A flip is a pair of "
-        "marks on two sides of zero; whether there is one can depend on the index."
+        "Each index, architecture minus Transformer, with pointwise 95% Welch intervals over seeds. The claim puts Parity "
+        "(squares) right of zero and Dyck (circles) left of it by concentration and by centre, and the other way round by "
+        "spread and by mean; a pair on the wrong two sides is the reverse of the claim."
     )
     return Figure(_theme(grid), "flip.indices", caption, caption)
 
@@ -305,13 +306,13 @@ def index_contrasts(tables: Tables) -> Figure:
 def sensitivity(tables: Tables) -> Figure:
     """Does the difference in concentration depend on how the profile is read?"""
     found = contrasts(tables["indices"]).query("index == 'concentration' and task != 'interaction'")
-    found = found.dropna(subset=["difference"])
+    found = found[found["reading"] != profiles.UNTRAINED].dropna(subset=["difference"])
     found = found.assign(
         name=found["architecture"].map(NAMES),
         low=found["low"].fillna(found["difference"]),
         high=found["high"].fillna(found["difference"]),
     )
-    readings = list(dict.fromkeys(tables["indices"]["reading"]))
+    readings = [r for r in dict.fromkeys(tables["indices"]["reading"]) if r != profiles.UNTRAINED]
     x = alt.X("difference:Q", title="C minus the Transformer's", scale=alt.Scale(domain=[-1, 1]))
     tooltip = [
         "name:N",

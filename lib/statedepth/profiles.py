@@ -60,20 +60,28 @@ def with_readability(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(**found)
 
 
-def index_table(readability: pd.DataFrame, penalties: pd.DataFrame) -> pd.DataFrame:
-    """The four indices of every profile, for each reading of it, from the `readability` and `penalties` tables.
+UNTRAINED = "untrained network"  # stands beside the readings as a control
 
-    Readings: `pooled` over all positions; `beyond window`, pooled over those past the last site's window; `own probe`,
-    one at each position; and `C = c`, pooled with that penalty in place of the chosen one. `largest_site` is the site
-    with the largest rise (0 where none is defined).
+
+def index_table(readability: pd.DataFrame, penalties: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
+    """The four indices of every profile, for each reading of it, from three tables of the same names.
+
+    Readings: `pooled` over all positions; `beyond window`, the same probe tested at those past the last site's window;
+    `own probe`, one at each position; `common start`, where site 0 is given the exact Bayes accuracy from the token and
+    its position, whatever the embedding holds; and each strength of the penalty, in place of the chosen one. Besides,
+    the untrained network's, pooled. `largest_site` is the site with the largest rise (0 where none is defined).
     """
-    table = with_readability(readability.query("network == 'trained' and labels == 'task' and position <= 0"))
+    table = with_readability(readability.query("labels == 'task' and position <= 0"))
+    fixed = with_readability(penalties)
+    untrained, table = table[table["network"] == "untrained"], table[table["network"] == "trained"]
     by = ["task", "variable", "architecture", "seed", "passed"]
     readings = {
         "pooled": table[table["position"] == 0],
         "beyond window": table[table["position"] == -1],
         "own probe": table[table["position"] == 0].assign(readability=table["own_readability"]),
-        **{f"C = {penalty:g}": cells for penalty, cells in with_readability(penalties).groupby("penalty")},
+        "common start": _common_start(table[table["position"] == 0], baselines),
+        **{f"λ = {1 / c:g}": fixed[fixed["penalty"] == c] for c in sorted(map(float, fixed["penalty"].unique()))},
+        UNTRAINED: untrained[untrained["position"] == 0],
     }
     rows = []
     for reading, part in readings.items():
@@ -92,6 +100,14 @@ def index_table(readability: pd.DataFrame, penalties: pd.DataFrame) -> pd.DataFr
             }
             rows += [{**where, "index": index, "value": value} for index, value in found.items()]
     return pd.DataFrame(rows)
+
+
+def _common_start(pooled: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
+    """Profiles whose site 0 reads what the token and its position say, for every architecture alike."""
+    start = baselines.query("site == 0 and position == 0").set_index(["task", "variable"])["bayes_window"]
+    bayes = pd.Series([start.get(key, np.nan) for key in zip(pooled["task"], pooled["variable"], strict=True)])
+    at_zero = (pooled["site"] == 0).to_numpy()
+    return with_readability(pooled.assign(accuracy=np.where(at_zero, bayes, pooled["accuracy"])))
 
 
 @dataclass(frozen=True)

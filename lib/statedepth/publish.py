@@ -140,8 +140,10 @@ def publish(name: str) -> None:
     with tempfile.TemporaryDirectory(dir=BUILD) as folder:
         executed = execute(name, {}, Path(folder), Path(folder) / "data")
         drop_reruns(executed)
-        shutil.rmtree(BOOK / "data" / name, ignore_errors=True)
-        shutil.copytree(Path(folder) / "data", BOOK / "data" / name)
+        before, here = Path(folder) / "before", BOOK / "data" / name
+        if here.exists():
+            here.rename(before)  # not removed: a kill before the next line leaves it on disk
+        (Path(folder) / "data").rename(here)
         shutil.copy2(executed, BOOK / executed.name)
     first = next(iter(figures.CHARTS[name]))
     picture = figures.chart(name, first, tables.read_folder(BOOK / "data" / name)).svg()

@@ -111,6 +111,8 @@ def _backward(x, step, A, B, C, D, z, bias, one, scale, y, starts, gout, gx, gdt
     """The same recurrence run backwards: g is dL/dh_t, with what later steps pass back through the decay."""
     batch, length, width = x.shape
     rows, n_state, shift = A.shape[0], B.shape[2], one - scale
+    half, third = one / (one + one), one / (one + one + one)
+    small = half * half * half * half * half
     g, gy = np.empty((n_state, width), dtype=A.dtype), np.empty_like(A[0])
     h = np.empty((CHUNK + 1, n_state, width), dtype=A.dtype)  # before the chunk, and after each of its tokens
     slope = np.empty((CHUNK, rows, width), dtype=A.dtype)  # scale * exp(step A): the decay's derivative
@@ -158,7 +160,10 @@ def _backward(x, step, A, B, C, D, z, bias, one, scale, y, starts, gout, gx, gdt
                     gC[b, t, n] = gc
                 if bias is not None:
                     for e in range(width):
-                        gdt[b, t, e] *= one - _exp(-step[b, t, e])  # the slope of softplus, from its value
+                        # The slope of softplus from its value s: 1 - exp(-s), by its series where the difference would cancel.
+                        s = step[b, t, e]
+                        series = s * (one - s * (one - s * third) * half)
+                        gdt[b, t, e] *= series if s < small else one - _exp(-s)
                         gbias[e] += gdt[b, t, e]
 
 
@@ -378,11 +383,17 @@ def recurrence(
 
 
 _NEGATIVE = ContextVar("negative eigenvalues", default=False)
+_INSTALLED = ContextVar("this module stands in for transformers' functions", default=True)
 
 
 @contextmanager
 def eigenvalues(negative: bool) -> Iterator[None]:
-    """Inside the block, Mamba and Mamba-2 have decays in [-1, 1] where `negative`, else in [0, 1] as usual."""
+    """Inside the block, Mamba and Mamba-2 have decays in [-1, 1] where `negative`, else in [0, 1] as usual.
+
+    RuntimeError inside `transformers_path`, which has none.
+    """
+    if negative and not _INSTALLED.get():
+        raise RuntimeError("negative eigenvalues: transformers' own path has none")
     token = _NEGATIVE.set(negative)
     try:
         yield
@@ -488,7 +499,7 @@ def _by_device(name: str, original: Any) -> Any:
         negative = _NEGATIVE.get() and name in WITH_DECAY
         ours = negative or _have_kernels(first, getattr(first, "weight", None), *args, *kwargs.values())
         several = kwargs.get("return_last_state") or kwargs.get("return_final_states")
-        several = several or (name == "mamba2_chunk_scan" and args[2].shape[2] > 1)
+        several = several or kwargs.get("seq_idx") is not None or (name == "mamba2_chunk_scan" and args[2].shape[2] > 1)
         several = several or getattr(first, "group_size", None) not in (None, args[0].shape[-1] if args else None)
         if negative and several:
             raise NotImplementedError("negative eigenvalues: neither with a cache nor with several groups")
@@ -508,7 +519,9 @@ def transformers_path() -> Iterator[None]:
     """Inside the block, those classes run as transformers ships them (for comparisons)."""
     for (module, name), original in ORIGINAL.items():
         setattr(module, name, original)
+    token = _INSTALLED.set(False)
     try:
         yield
     finally:
+        _INSTALLED.reset(token)
         install()

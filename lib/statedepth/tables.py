@@ -33,6 +33,9 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
             "source": pa.Column(str, pa.Check.isin(["published", "cached", "trained"])),
             "parameters": pa.Column(int, pa.Check.gt(0)),
             "trained_length": pa.Column(int),
+            "steps": pa.Column(int, pa.Check.gt(0)),
+            "rate": pa.Column(float, pa.Check.gt(0)),
+            "grow_at": pa.Column(float, SHARE),
             "length": pa.Column(int),
             "accuracy": pa.Column(float, SHARE),
             "last_position": pa.Column(float, SHARE),
@@ -100,7 +103,12 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
         {
             **WHERE,
             "passed": pa.Column(bool),
-            "reading": pa.Column(str, pa.Check.str_matches(r"^(pooled|beyond window|own probe|C = [0-9.e+]+)$")),
+            "reading": pa.Column(
+                str,
+                pa.Check.str_matches(
+                    r"^(pooled|beyond window|own probe|common start|untrained network|λ = [0-9.e+-]+)$"
+                ),
+            ),
             "largest_site": pa.Column(int, pa.Check.ge(0)),
             "last_site": pa.Column(int, pa.Check.ge(1)),
             "index": pa.Column(str),
