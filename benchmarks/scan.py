@@ -67,13 +67,9 @@ def plain_recurrence() -> Iterator[None]:
     """Inside the block, Mamba's scan is a loop over time in torch, with the rest of transformers' path unchanged."""
 
     def loop(x, dt, A, B, C, D, z, delta_bias, **_):  # type: ignore[no-untyped-def]
-        dt = F.softplus(dt + delta_bias[:, None])
-        h, out = torch.zeros(x.shape[0], *A.shape), []
-        for t in range(x.shape[2]):
-            decay = torch.exp(dt[:, :, t, None] * A)
-            h = decay * h + (dt[:, :, t] * x[:, :, t])[:, :, None] * B[:, None, :, t]
-            out.append((h * C[:, None, :, t]).sum(-1))
-        return (torch.stack(out, 2) + x * D[:, None]) * F.silu(z)
+        x, dt, B, C, z = (value.transpose(1, 2) for value in (x, dt, B, C, z))
+        y = scan.recurrence(x, F.softplus(dt + delta_bias), A, B, C)
+        return ((y + x * D) * F.silu(z)).transpose(1, 2)
 
     with scan.transformers_path():
         original, modeling_mamba.mamba_selective_scan = modeling_mamba.mamba_selective_scan, loop

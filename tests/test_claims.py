@@ -141,6 +141,8 @@ def test_the_concentration_of_each_seed_stands_beside_the_untrained_one():
 
 def test_the_least_corrected_p_is_that_of_complete_separation():
     assert claims.numbers("flip", tables(FLIPPED))["least_p"].value == pytest.approx(8 / 252)
+    alone = claims.numbers("flip", tables({("parity", "transformer"): FLAT}, seeds=1))
+    assert alone["least_p"].text == claims.NOT_RUN
 
 
 def test_numbers_follow_the_table():

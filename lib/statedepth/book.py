@@ -169,21 +169,6 @@ class ChartDirective(_Block):
         return render.render(render.Figure(made.chart, made.name, made.alt_text, caption))
 
 
-class RowsDirective(_Block):
-    """`{rows} speed.steps`: a table of book/data, as it is."""
-
-    option_spec = {"caption": directives.unchanged_required}  # noqa: RUF012 (docutils reads it so)
-
-    def html(self) -> str:
-        """The table, numbers to three figures."""
-        source, name = _split(self.arguments[0])
-        known = _tables(self.folder, source, self.config.statedepth_digest)
-        if name not in known:
-            raise _near(self.arguments[0], name, known)
-        table = known[name].map(lambda value: f"{value:.3g}" if isinstance(value, float) else value)
-        return render.Rows(table, self.options.get("caption", ""))._repr_html_()
-
-
 class VerdictDirective(_Block):
     """`{verdict} flip`: the badge, why, and the numbers that decided."""
 
@@ -353,7 +338,6 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.add_role("num", NumRole())
     blocks: dict[str, type[Directive]] = {
         "chart": ChartDirective,
-        "rows": RowsDirective,
         "verdict": VerdictDirective,
         "claims-board": ClaimsBoard,
         "run-block": RunBlock,

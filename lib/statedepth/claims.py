@@ -415,9 +415,9 @@ def numbers_of_flip(tables: Tables) -> dict[str, Number]:
         add(f"{architecture}.recipe", float(steps), text, f"training recipe of {name}", "flip-models")
     comparisons = 2 * sum(a in set(at_length["architecture"]) for a in NAMES if a != "transformer")
     per_group = int(at_length.groupby(["task", "architecture"])["seed"].nunique().max())
-    least = comparisons / math.comb(2 * per_group, per_group)
+    least = min(1.0, comparisons / math.comb(2 * per_group, per_group)) if comparisons else math.nan
     label = "least p that a comparison can have after Holm's correction"
-    add("least_p", min(1.0, least), f"{min(1.0, least):.3f}", label, "flip-criterion")
+    add("least_p", least, f"{least:.3f}", label, "flip-criterion")
     add("seeds", at_length["seed"].nunique(), str(at_length["seed"].nunique()), "seeds", "flip-models")
     length = int(at_length["trained_length"].iloc[0])
     add("length", length, str(length), "training length in tokens", "flip-models")

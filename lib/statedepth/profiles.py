@@ -154,8 +154,7 @@ def permutation_p(a: np.ndarray, b: np.ndarray, sign: int) -> float:
     """Exact permutation p of "mean(a) - mean(b) has this sign" over all ways to deal the values to the two groups.
 
     One-sided where sign is +1 or -1, two-sided where it is 0. The smallest p is 1/252 at five seeds against five (2/252
-    two-sided) and 1/20 at three against three. Not a number where a group is empty or holds one
-    that is none.
+    two-sided) and 1/20 at three against three. Not a number where a group is empty or holds a value that is none.
     """
     a, b = np.asarray(a, dtype=float), np.asarray(b, dtype=float)
     if not len(a) or not len(b) or np.isnan(a).any() or np.isnan(b).any():

@@ -25,10 +25,10 @@ from transformers.models.mamba2 import modeling_mamba2
 
 LN2_HIGH, LN2_LOW, LOG2_E = np.float32(0.693359375), np.float32(-2.12194440e-4), np.float32(1.44269504)
 C2, C3, C4, C5, C6 = (np.float32(1 / math.factorial(i)) for i in range(2, 7))
+S3, S5, S7, S9, S11, S13 = (np.float32(1 / i) for i in (3, 5, 7, 9, 11, 13))
 ONE, TWO, HALF, LOWEST, HIGHEST = (np.float32(value) for value in (1, 2, 0.5, -87, 88))
 KERNELS = (torch.float32, torch.float64)  # the precisions that there are kernels for
 CHUNK = 16  # tokens between two states that the forward pass keeps
-S3, S5, S7, S9, S11, S13 = (np.float32(1 / i) for i in (3, 5, 7, 9, 11, 13))
 
 
 def _exp(x: float) -> float:
@@ -73,10 +73,10 @@ def _(x):  # type: ignore[no-untyped-def]
 def _forward(x, dt, A, B, C, D, z, bias, one, scale, step, y, out, starts):  # type: ignore[no-untyped-def]
     """y_t = h_t . C_t + D x_t and out = y silu(z), with step = softplus(dt + bias); D, z and bias may each be None.
 
-    A is (N, E) here, so that the inner loop runs along memory, or (1, E) where all N have the same (Mamba-2). Of the states, those before every `CHUNK`-th token are
-    kept in `starts` (B, chunks, N, E); the backward computes the others again, which is cheaper than fetching them. The
-    decay is scale * exp(step A) + 1 - scale: scale is 1, or 2 with negative eigenvalues. `one` has the precision of x: a
-    plain 1 would turn all that it touches to double.
+    A is (N, E) here, so that the inner loop runs along memory, or (1, E) where all N have the same (Mamba-2). Of the
+    states, those before every `CHUNK`-th token are kept in `starts` (B, chunks, N, E); the backward computes the others
+    again, which is cheaper than fetching them. The decay is scale * exp(step A) + 1 - scale: scale is 1, or 2 with
+    negative eigenvalues. `one` has the precision of x: a plain 1 would turn all that it touches to double.
     """
     batch, length, width = x.shape
     rows, n_state, shift = A.shape[0], B.shape[2], one - scale
@@ -393,7 +393,7 @@ def eigenvalues(negative: bool) -> Iterator[None]:
     RuntimeError inside `transformers_path`, which has none.
     """
     if negative and not _INSTALLED.get():
-        raise RuntimeError("negative eigenvalues: transformers' own path has none")
+        raise RuntimeError("negative eigenvalues: transformers' own path has none; leave `transformers_path` first")
     token = _NEGATIVE.set(negative)
     try:
         yield
@@ -502,7 +502,9 @@ def _by_device(name: str, original: Any) -> Any:
         several = several or kwargs.get("seq_idx") is not None or (name == "mamba2_chunk_scan" and args[2].shape[2] > 1)
         several = several or getattr(first, "group_size", None) not in (None, args[0].shape[-1] if args else None)
         if negative and several:
-            raise NotImplementedError("negative eigenvalues: neither with a cache nor with several groups")
+            raise NotImplementedError(
+                "negative eigenvalues: not with a cache, packed sequences or several groups; pass none of them"
+            )
         return (OURS[name] if ours and not several else original)(first, *args, **kwargs)
 
     return call
