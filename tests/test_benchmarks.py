@@ -8,7 +8,7 @@ import sys
 import pytest
 import torch
 
-from statedepth import models, scan, tables
+from statedepth import kernels, models, scan, tables
 from statedepth.grid import ROOT
 
 spec = importlib.util.spec_from_file_location("benchmark_of_the_scan", ROOT / "benchmarks" / "scan.py")
@@ -65,8 +65,8 @@ def test_the_plain_recurrence_is_gone_after_its_block(monkeypatch):
     with pytest.raises(KeyError), benchmark.plain_recurrence():
         assert benchmark.modeling_mamba.mamba_selective_scan is not before
         raise KeyError
-    calls, kernel = [], scan._forward
-    monkeypatch.setattr(scan, "_forward", lambda *arrays: calls.append(1) or kernel(*arrays))
+    calls, kernel = [], kernels.scan_forward
+    monkeypatch.setattr(kernels, "scan_forward", lambda *arrays: calls.append(1) or kernel(*arrays))
     model = models.build(models.ModelSpec("mamba", d_model=8, n_layers=1, d_state=2), 2, 2)
     models.logits(model, torch.zeros(1, 3, dtype=torch.int64))
     assert calls == [1]

@@ -17,7 +17,20 @@ from statedepth.grid import ROOT
 
 LIB = ROOT / "lib" / "statedepth"
 ORDER = [
-    *("files", "tasks", "scan", "models", "stream", "training", "probes", "profiles", "tables", "claims", "grid"),
+    *(
+        "files",
+        "tasks",
+        "kernels",
+        "scan",
+        "models",
+        "stream",
+        "training",
+        "probes",
+        "profiles",
+        "tables",
+        "claims",
+        "grid",
+    ),
     *("render", "figures", "notebook", "publish", "book", "__main__"),
 ]
 

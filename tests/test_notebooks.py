@@ -141,6 +141,15 @@ def test_a_misspelt_parameter_stops_the_plain_pipe_too(tmp_path):
         notebook.begin("flip", {**given, "d_modell": 48, "out": str(tmp_path)})
 
 
+def test_a_run_starts_without_the_tables_of_an_earlier_one(tmp_path):
+    """They may be of an older form, or of other parameters; what is not a table of ours stays."""
+    (tmp_path / "indices.csv").write_text("positions\nall\n")
+    (tmp_path / "notes.csv").write_text("mine\n")
+    session = notebook.begin("flip", {"out": str(tmp_path)})
+    assert session.out == tmp_path
+    assert [path.name for path in tmp_path.iterdir()] == ["notes.csv"]
+
+
 def test_profiles_change_only_declared_parameters():
     for path in ROOT.glob("notebooks/profiles/*/*.yaml"):
         notebook.check(path.stem, yaml.safe_load(path.read_text()))

@@ -6,10 +6,11 @@ from functools import partial
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 from transformers.models.mamba import modeling_mamba
 from transformers.models.mamba2 import modeling_mamba2
 
-from statedepth import models, scan
+from statedepth import kernels, models, scan
 from statedepth.models import ModelSpec
 from statedepth.scan import selective_scan
 
@@ -270,7 +271,7 @@ def test_negative_eigenvalues_have_a_path_where_there_are_no_kernels(family):
     assert models.logits(model.to("meta"), tokens.to("meta")).shape == (2, 6, 3)
 
 
-@pytest.mark.parametrize("length", [1, scan.CHUNK - 1, scan.CHUNK, scan.CHUNK + 1, 3 * scan.CHUNK + 5])
+@pytest.mark.parametrize("length", [1, kernels.CHUNK - 1, kernels.CHUNK, kernels.CHUNK + 1, 3 * kernels.CHUNK + 5])
 def test_lengths_about_the_chunk_of_the_kept_states_are_exact(length):
     assert max(relative_errors(inputs(2, length, 5, 3, torch.float64)).values()) < 1e-12
 
@@ -424,6 +425,125 @@ def test_logits_and_every_gradient_agree_with_transformers_own_path(family, size
     assert torch.allclose(ours["logits"], theirs["logits"], atol=2e-6)
 
 
+def mamba_parts(xz, conv, conv_bias, x_proj, dt_proj, out_proj, A, D, bias, negative=False):
+    """Mamba's mixer after its first projection, written out (Gu and Dao 2023, Algorithm 2 and Figure 3)."""
+    x, z = xz.chunk(2, -1)
+    rank, n, taps = dt_proj.shape[1], A.shape[1], conv.shape[-1]
+    x = F.silu(F.conv1d(F.pad(x.transpose(1, 2), (taps - 1, 0)), conv, conv_bias, groups=len(conv)).transpose(1, 2))
+    low, B, C = (x @ x_proj.T).split([rank, n, n], -1)
+    y = recurrence(x, F.softplus(low @ dt_proj.T + bias), A, B, C, negative) + D * x
+    return (y * F.silu(z)) @ out_proj.T
+
+
+def mamba2_parts(zxbcdt, conv, conv_bias, bias, A, D, norm, out_proj, negative=False):
+    """Mamba-2's mixer after its first projection, head by head (Dao and Gu 2024, arXiv:2405.21060, section 7)."""
+    width, taps, heads = len(norm), conv.shape[-1], len(bias)
+    z, xbc, dt = zxbcdt.split([width, len(conv), heads], -1)
+    padded = F.pad(xbc.transpose(1, 2), (taps - 1, 0))
+    xbc = F.silu(F.conv1d(padded, conv[:, None], conv_bias, groups=len(conv)).transpose(1, 2))
+    n = (len(conv) - width) // 2
+    x, B, C = xbc.split([width, n, n], -1)
+    step, size = F.softplus(dt + bias), width // heads
+    by_head = []
+    for h, x_h in enumerate(x.split(size, -1)):
+        A_h = A[h].expand(size, n)
+        by_head.append(recurrence(x_h, step[:, :, h, None].expand(x_h.shape), A_h, B, C, negative) + D[h] * x_h)
+    u = torch.cat(by_head, -1) * F.silu(z)
+    return norm * u / torch.sqrt((u * u).mean(-1, keepdim=True) + 1e-5) @ out_proj.T
+
+
+def mixer(family, batch, length, width, n, taps=4, dtype=torch.float64):
+    """A mixer by its parts, ours, and random inputs of both: xz or zxbcdt first, then the weights."""
+    g, D, rank, heads = torch.Generator().manual_seed(8), 3, 2, 2
+
+    def normal(*shape):
+        return torch.randn(shape, generator=g, dtype=torch.float64).to(dtype)
+
+    if family == "mamba":
+        A = -torch.exp(normal(width, n))
+        weights = normal(width, 1, taps), normal(width), normal(rank + 2 * n, width), normal(width, rank)
+        made = (normal(batch, length, 2 * width), *weights, normal(D, width), A, normal(width), normal(width))
+        return mamba_parts, scan._MambaMixer.apply, made
+    A, joined = -torch.exp(normal(heads)), width + 2 * n
+    weights = normal(joined, taps), normal(joined), normal(heads), A, normal(heads), normal(width), normal(D, width)
+    made = (normal(batch, length, width + joined + heads), *weights)
+    return mamba2_parts, lambda negative, *inputs: scan._Mamba2Mixer.apply(negative, 1e-5, *inputs), made
+
+
+@pytest.mark.parametrize("negative", [False, True])
+@pytest.mark.parametrize("size", [(2, 1, 2, 1), (1, 5, 4, 3), (3, 19, 6, 2)])
+@pytest.mark.parametrize("taps", [2, 4])
+@pytest.mark.parametrize("family", ["mamba", "mamba2"])
+def test_a_whole_mixer_and_the_gradient_of_every_weight_are_those_of_its_parts(family, taps, size, negative):
+    parts, ours, tensors = mixer(family, *size, taps=taps)
+    weight = torch.randn(*size[:2], 3, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    found = with_gradients(partial(ours, negative), tensors, weight)
+    for i, (a, b) in enumerate(
+        zip(found, with_gradients(partial(parts, negative=negative), tensors, weight), strict=True)
+    ):
+        assert a.shape == b.shape, i
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-11 * float(b.abs().max())), i
+
+
+@pytest.mark.parametrize("family", ["mamba", "mamba2"])
+def test_gradients_of_a_whole_mixer_match_finite_differences(family):
+    _, ours, tensors = mixer(family, 2, 3, 4, 2)
+    leaves = [t.requires_grad_() for t in tensors]
+    assert torch.autograd.gradcheck(partial(ours, False), leaves, eps=1e-6, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["mamba", "mamba2"])
+def test_training_and_evaluation_give_the_same_logits_and_gradients(family):
+    """In training the mixer is one function, in evaluation, where hooks may reach its parts, several."""
+    model = models.build(ModelSpec(family, d_model=24, n_layers=2, d_state=5), 7, 4)
+    tokens = torch.randint(7, (3, 21), generator=torch.Generator().manual_seed(1))
+    trained = logits_and_gradients(model.train(), tokens)
+    evaluated = logits_and_gradients(model.eval(), tokens)
+    for name, value in trained.items():
+        assert (evaluated[name] - value).abs().max() <= 1e-4 * value.abs().max().clamp_min(1e-6), name
+
+
+@pytest.mark.parametrize("mode", [True, False])
+@pytest.mark.parametrize(
+    ("family", "change"),
+    [
+        ("mamba", {"use_bias": True}),
+        ("mamba", {"use_conv_bias": False}),
+        ("mamba", {"conv_kernel": 6}),
+        ("mamba2", {"use_bias": True}),
+        ("mamba2", {"use_conv_bias": False}),
+        ("mamba2", {"conv_kernel": 5}),
+        ("mamba2", {"hidden_act": "gelu"}),
+        ("mamba2", {"n_groups": 2}),
+        ("mamba2", {"time_step_limit": (0.5, 0.6)}),
+    ],
+)
+def test_configurations_beyond_the_fused_mixers_agree_with_transformers_too(family, change, mode):
+    common = {"vocab_size": 5, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}
+    if family == "mamba":
+        model = transformers.MambaModel(transformers.MambaConfig(**(common | change)))
+    else:
+        common |= {"num_heads": 4, "head_dim": 8, "n_groups": 1, "chunk_size": 8}
+        model = transformers.Mamba2Model(transformers.Mamba2Config(**(common | change)))
+    with torch.no_grad():
+        for weight in model.parameters():
+            weight.add_(0.05 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(4)))
+    model.train(mode)
+    tokens = torch.randint(5, (2, 11), generator=torch.Generator().manual_seed(1))
+
+    def both():
+        model.zero_grad()
+        out = model(tokens, use_cache=False).last_hidden_state
+        (out * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum().backward()
+        return {"out": out.detach(), **{name: p.grad.clone() for name, p in model.named_parameters()}}
+
+    ours = both()
+    with scan.transformers_path():
+        theirs = both()
+    for name, value in theirs.items():
+        assert (ours[name] - value).abs().max() <= 1e-3 * value.abs().max().clamp_min(1e-4), name
+
+
 @pytest.mark.parametrize("family", ["mamba", "mamba2"])
 @pytest.mark.parametrize("d_conv", [1, 2, 4])
 def test_the_convolution_agrees_for_every_number_of_taps(family, d_conv):
@@ -436,8 +556,8 @@ def test_the_convolution_agrees_for_every_number_of_taps(family, d_conv):
 
 @pytest.mark.parametrize("family", ["mamba", "mamba2"])
 def test_models_run_on_our_scan_except_inside_transformers_path(family, monkeypatch):
-    calls, kernel = [], scan._forward
-    monkeypatch.setattr(scan, "_forward", lambda *arrays: calls.append(1) or kernel(*arrays))
+    calls, kernel = [], kernels.scan_forward
+    monkeypatch.setattr(kernels, "scan_forward", lambda *arrays: calls.append(1) or kernel(*arrays))
     model = models.build(ModelSpec(family, d_model=16, n_layers=3, d_state=4), 5, 3)
     tokens = torch.zeros(2, 6, dtype=torch.int64)
     models.logits(model, tokens)
@@ -465,11 +585,12 @@ def test_a_model_with_negative_eigenvalues_is_the_same_module_with_other_decays(
     assert not torch.allclose(ours["logits"], models.logits(usual, tokens), atol=1e-4)
 
     def plainly(is_negative, x, dt, A, B, C, D, z, bias):
-        step = dt if bias is None else F.softplus(dt + bias)
+        step = F.softplus(dt + bias).repeat_interleave(x.shape[2] // len(bias), 2)
         y = recurrence(x, step, A, B, C, is_negative) + x * D
         return y if z is None else y * F.silu(z)
 
     monkeypatch.setattr(scan._SelectiveScan, "apply", plainly)
+    negative.eval()  # in training the mixer is one function
     plain = logits_and_gradients(negative, tokens)
     for name, value in plain.items():
         assert (ours[name] - value).abs().max() <= 1e-4 * value.abs().max().clamp_min(1e-3), name

@@ -189,8 +189,10 @@ def begin(notebook: str, namespace: Mapping[str, Any]) -> Session:
         raise ValueError(f"workers={values['workers']}: must be 0 (one per core) or more")
     out = Path(values["out"]) if values["out"] else ROOT / "_build" / "runs" / notebook / "data" / notebook
     out.mkdir(parents=True, exist_ok=True)
-    for old in ("run.json", "verdict.json"):
-        (out / old).unlink(missing_ok=True)  # until it is finished, this folder is not a run
+    for old in ("run.json", "verdict.json", *(f"{name}.csv" for name in tables.SCHEMAS)):
+        (out / old).unlink(
+            missing_ok=True
+        )  # until it is finished, this folder is not a run; no table of an earlier one
     return Session(notebook, values, out, device, time.time())
 
 

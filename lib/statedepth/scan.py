@@ -5,7 +5,8 @@
 (Gu and Dao 2023, arXiv:2312.00752). With negative eigenvalues, a_t = 2 exp(dt_t A) - 1, in [-1, 1] in place of [0, 1]
 (Grazzi et al. 2024, arXiv:2411.12537): one channel can then keep a parity.
 
-On CUDA the kernels of mamba-ssm do this, where they are installed; CPU tensors always come here.
+On CUDA the kernels of mamba-ssm do this, where they are installed; CPU tensors always come here. `kernels` has the
+loops; this module gives them to autograd and to transformers' classes.
 """
 
 import math
@@ -14,328 +15,264 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-import numba
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numba.extending import overload
 from torch.autograd.function import once_differentiable
 from transformers.models.mamba import modeling_mamba
 from transformers.models.mamba2 import modeling_mamba2
 
-LN2_HIGH, LN2_LOW, LOG2_E = np.float32(0.693359375), np.float32(-2.12194440e-4), np.float32(1.44269504)
-C2, C3, C4, C5, C6 = (np.float32(1 / math.factorial(i)) for i in range(2, 7))
-S3, S5, S7, S9, S11, S13 = (np.float32(1 / i) for i in (3, 5, 7, 9, 11, 13))
-ONE, TWO, HALF, LOWEST, HIGHEST = (np.float32(value) for value in (1, 2, 0.5, -87, 88))
-KERNELS = (torch.float32, torch.float64)  # the precisions that there are kernels for
-CHUNK = 16  # tokens between two states that the forward pass keeps
+from statedepth import kernels
+
+ONE: dict[torch.dtype, Any] = {
+    torch.float32: np.float32(1),
+    torch.float64: np.float64(1),
+}  # the precisions that there are kernels for
+SILU = ("silu", "swish")  # its names in transformers
+NO_LIMIT = (0.0, math.inf)  # of Mamba-2's steps
+Maybe = torch.Tensor | None
+Columns = tuple[int, int, int, int]  # the first ones of dt, B, C and z, each in its tensor
 
 
-def _exp(x: float) -> float:
-    return math.exp(x)
-
-
-@overload(_exp, jit_options={"fastmath": True}, inline="always")
-def _(x):  # type: ignore[no-untyped-def]
-    """In float32 a polynomial that the compiler turns into vector code; to about 2 units in the last place."""
-    if x is not numba.types.float32:
-        return lambda x: math.exp(x)  # noqa: PLW0108 (numba compares the names of arguments)
-
-    def single(x):  # type: ignore[no-untyped-def]
-        x = min(max(x, LOWEST), HIGHEST)
-        n = np.int32(np.floor(x * LOG2_E + HALF))
-        r = (x - np.float32(n) * LN2_HIGH) - np.float32(n) * LN2_LOW
-        p = ONE + r * (ONE + r * (C2 + r * (C3 + r * (C4 + r * (C5 + r * C6)))))
-        return p * np.int32((n + np.int32(127)) << np.int32(23)).view(np.float32)
-
-    return single
-
-
-def _log1p(x: float) -> float:
-    return math.log1p(x)
-
-
-@overload(_log1p, jit_options={"fastmath": True}, inline="always")
-def _(x):  # type: ignore[no-untyped-def]
-    """For x in [0, 1]: in float32 the series of 2 artanh(x / (2 + x)), so that the compiler makes vector code of it."""
-    if x is not numba.types.float32:
-        return lambda x: math.log1p(x)  # noqa: PLW0108 (numba compares the names of arguments)
-
-    def single(x):  # type: ignore[no-untyped-def]
-        s = x / (TWO + x)
-        q = s * s
-        return TWO * s * (ONE + q * (S3 + q * (S5 + q * (S7 + q * (S9 + q * (S11 + q * S13))))))
-
-    return single
-
-
-@numba.njit(cache=True, fastmath=True, error_model="numpy")
-def _forward(x, dt, A, B, C, D, z, bias, one, scale, step, y, out, starts):  # type: ignore[no-untyped-def]
-    """y_t = h_t . C_t + D x_t and out = y silu(z), with step = softplus(dt + bias); D, z and bias may each be None.
-
-    A is (N, E) here, so that the inner loop runs along memory, or (1, E) where all N have the same (Mamba-2). Of the
-    states, those before every `CHUNK`-th token are kept in `starts` (B, chunks, N, E); the backward computes the others
-    again, which is cheaper than fetching them. The decay is scale * exp(step A) + 1 - scale: scale is 1, or 2 with
-    negative eigenvalues. `one` has the precision of x: a plain 1 would turn all that it touches to double.
-    """
-    batch, length, width = x.shape
-    rows, n_state, shift = A.shape[0], B.shape[2], one - scale
-    decay, h = np.empty_like(A[0]), np.empty((n_state, width), dtype=A.dtype)
-    for b in range(batch):
-        h[:] = one - one
-        for t in range(length):
-            if t % CHUNK == 0:
-                starts[b, t // CHUNK] = h
-            if bias is not None:
-                for e in range(width):
-                    v = dt[b, t, e] + bias[e]
-                    step[b, t, e] = max(v, one - one) + _log1p(_exp(-abs(v)))
-            if D is not None:
-                for e in range(width):
-                    y[b, t, e] = D[e] * x[b, t, e]
-            for n in range(n_state):
-                b_n, c_n = B[b, t, n], C[b, t, n]
-                if n < rows:
-                    for e in range(width):
-                        decay[e] = scale * _exp(step[b, t, e] * A[n, e]) + shift
-                for e in range(width):
-                    h[n, e] = decay[e] * h[n, e] + step[b, t, e] * x[b, t, e] * b_n
-                    y[b, t, e] += c_n * h[n, e]
-            if z is not None:
-                for e in range(width):
-                    out[b, t, e] = y[b, t, e] * z[b, t, e] / (one + _exp(-z[b, t, e]))
-
-
-@numba.njit(cache=True, fastmath=True, error_model="numpy")
-def _backward(x, step, A, B, C, D, z, bias, one, scale, y, starts, gout, gx, gdt, gA, gB, gC, gD, gz, gbias):  # type: ignore[no-untyped-def]
-    """The same recurrence run backwards: g is dL/dh_t, with what later steps pass back through the decay."""
-    batch, length, width = x.shape
-    rows, n_state, shift = A.shape[0], B.shape[2], one - scale
-    half, third = one / (one + one), one / (one + one + one)
-    small = half * half * half * half * half
-    g, gy = np.empty((n_state, width), dtype=A.dtype), np.empty_like(A[0])
-    h = np.empty((CHUNK + 1, n_state, width), dtype=A.dtype)  # before the chunk, and after each of its tokens
-    slope = np.empty((CHUNK, rows, width), dtype=A.dtype)  # scale * exp(step A): the decay's derivative
-    for b in range(batch):
-        g[:] = one - one
-        for chunk in range(starts.shape[1] - 1, -1, -1):
-            first = chunk * CHUNK
-            last = min(first + CHUNK, length)
-            h[0] = starts[b, chunk]
-            for t in range(first, last):
-                i = t - first
-                for n in range(n_state):
-                    r, b_n = min(n, rows - 1), B[b, t, n]
-                    if n < rows:
-                        for e in range(width):
-                            slope[i, n, e] = scale * _exp(step[b, t, e] * A[n, e])
-                    for e in range(width):
-                        h[i + 1, n, e] = (slope[i, r, e] + shift) * h[i, n, e] + step[b, t, e] * x[b, t, e] * b_n
-            for t in range(last - 1, first - 1, -1):
-                i = t - first
-                for e in range(width):
-                    if z is not None:
-                        gate = one / (one + _exp(-z[b, t, e]))
-                        gy[e] = gout[b, t, e] * z[b, t, e] * gate
-                        gz[b, t, e] = gout[b, t, e] * y[b, t, e] * gate * (one + z[b, t, e] * (one - gate))
-                    else:
-                        gy[e] = gout[b, t, e]
-                if D is not None:
-                    for e in range(width):
-                        gx[b, t, e] = gy[e] * D[e]
-                        gD[e] += gy[e] * x[b, t, e]
-                for n in range(n_state):
-                    r, b_n, c_n = min(n, rows - 1), B[b, t, n], C[b, t, n]
-                    gb = gc = one - one
-                    for e in range(width):
-                        d, u, ge = step[b, t, e], x[b, t, e], g[n, e] + c_n * gy[e]
-                        through = ge * h[i, n, e] * slope[i, r, e]
-                        gdt[b, t, e] += through * A[r, e] + ge * u * b_n
-                        gA[r, e] += through * d
-                        gx[b, t, e] += ge * d * b_n
-                        gb += ge * d * u
-                        gc += gy[e] * h[i + 1, n, e]
-                        g[n, e] = ge * (slope[i, r, e] + shift)
-                    gB[b, t, n] = gb
-                    gC[b, t, n] = gc
-                if bias is not None:
-                    for e in range(width):
-                        # The slope of softplus from its value s: 1 - exp(-s), by its series where the difference would cancel.
-                        s = step[b, t, e]
-                        series = s * (one - s * (one - s * third) * half)
-                        gdt[b, t, e] *= series if s < small else one - _exp(-s)
-                        gbias[e] += gdt[b, t, e]
-
-
-class _SelectiveScan(torch.autograd.Function):
-    """In the order of `_forward`; what is None has no gradient."""
-
-    @staticmethod
-    def forward(ctx: Any, negative: bool, *inputs: torch.Tensor | None) -> torch.Tensor:
-        x, dt, A, B, C, D, z, bias = (None if t is None else t.detach().contiguous() for t in inputs)
-        assert x is not None and dt is not None and A is not None and B is not None
-        A = A.T.contiguous()
-        y = torch.zeros(x.shape, dtype=x.dtype)
-        step = dt if bias is None else torch.empty(x.shape, dtype=x.dtype)
-        out = y if z is None else torch.empty(x.shape, dtype=x.dtype)
-        starts = torch.empty((len(x), -(-x.shape[1] // CHUNK), B.shape[2], x.shape[2]), dtype=x.dtype)
-        ctx.numbers = _numbers(x, negative)
-        _forward(*_arrays(x, dt, A, B, C, D, z, bias), *ctx.numbers, *_arrays(step, y, out, starts))
-        ctx.save_for_backward(x, step, A, B, C, D, z, bias, None if z is None else y, starts)
-        return out
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, step, A, B, C, D, z, bias, y, starts = ctx.saved_tensors
-        gx, gdt, gA, gB, gC, gD, gz, gbias = (
-            None if t is None else torch.zeros(t.shape, dtype=t.dtype) for t in (x, step, A, B, C, D, z, bias)
-        )
-        results = (y, starts, grads[0].contiguous(), gx, gdt, gA, gB, gC, gD, gz, gbias)
-        _backward(*_arrays(x, step, A, B, C, D, z, bias), *ctx.numbers, *_arrays(*results))
-        assert gA is not None
-        return None, gx, gdt, gA.T, gB, gC, gD, gz, gbias
-
-
-def _arrays(*tensors: torch.Tensor | None) -> Iterator[np.ndarray | None]:
+def _arrays(*tensors: Maybe) -> Iterator[np.ndarray | None]:
     return (None if t is None else t.numpy() for t in tensors)
 
 
-def _numbers(x: torch.Tensor, negative: bool) -> tuple[Any, ...]:
+def _numbers(x: torch.Tensor, negative: bool = False) -> tuple[Any, ...]:
     """1, and the scale of the decay, in the precision of x."""
-    one = x.new_ones(()).numpy()[()]
+    one = ONE[x.dtype]
     return one, one + one if negative else one
 
 
-@numba.njit(cache=True, fastmath=True, error_model="numpy")
-def _conv_forward(x, weight, bias, one, before, out):  # type: ignore[no-untyped-def]
-    """before_t = bias + sum_k weight_k x_{t+k} and out = silu(before), or out = before where that is None.
+def _plain(*tensors: Maybe) -> tuple[Any, ...]:
+    """Outside the graph and contiguous, as the kernels need them."""
+    return tuple(None if t is None else t.detach().contiguous() for t in tensors)
 
-    x (B, T + K - 1, E) begins with K - 1 zeros. The usual four taps are written out: one pass in place of five.
+
+# ---- the kernels on tensors -----------------------------------------------------------------------------------------
+
+
+def _scan(negative: bool, at: Columns, *inputs: Any) -> tuple[torch.Tensor, ...]:
+    """step, starts and out of `kernels.scan_forward`; inputs: x, dt, W, bias, A, B, C, D and z as it has them."""
+    x, dt, _, bias, A, _, C, *_ = inputs
+    batch, length, width = x.shape[0], x.shape[1], A.shape[1]
+    step = x.new_empty(batch, length, dt.shape[2] if bias is None else len(bias))
+    starts = x.new_empty(batch, -(-length // kernels.CHUNK), C.shape[2] - at[2], width)
+    out = x.new_empty(batch, length, width)
+    kernels.scan_forward(*_arrays(*inputs), at, *_numbers(x, negative), *_arrays(step, out, starts))
+    return step, starts, out
+
+
+def _scan_gradients(negative: bool, at: Columns, inputs: Any, results: Any, gout: Any, into: Any) -> Any:
+    """Write the gradients of x, dt, B, C and z to `into`; return those of W, bias, A and D.
+
+    `inputs` as in `_scan`; `results`: step and starts of it.
     """
-    batch, length, width = out.shape
-    taps = weight.shape[0]
-    for b in range(batch):
-        for t in range(length):
-            if taps == 4:
-                for e in range(width):
-                    old = weight[0, e] * x[b, t, e] + weight[1, e] * x[b, t + 1, e]
-                    out[b, t, e] = bias[e] + old + weight[2, e] * x[b, t + 2, e] + weight[3, e] * x[b, t + 3, e]
-            else:
-                for e in range(width):
-                    out[b, t, e] = bias[e]
-                for k in range(taps):
-                    for e in range(width):
-                        out[b, t, e] += weight[k, e] * x[b, t + k, e]
-            if before is not None:
-                for e in range(width):
-                    before[b, t, e] = out[b, t, e]
-                    out[b, t, e] /= one + _exp(-out[b, t, e])
+    _, _, W, bias, A, _, _, D, _ = inputs
+    gW, gbias, gA, gD = found = tuple(None if t is None else torch.zeros_like(t) for t in (W, bias, A, D))
+    gx, gdt, gB, gC, gz = into
+    gradients = _arrays(gx, gdt, gW, gbias, gA, gB, gC, gD, gz)
+    kernels.scan_backward(*_arrays(*inputs), at, *_numbers(gx, negative), *_arrays(*results, gout), *gradients)
+    return found
 
 
-@numba.njit(cache=True, fastmath=True, error_model="numpy")
-def _conv_backward(x, weight, one, before, gout, gx, gweight, gbias):  # type: ignore[no-untyped-def]
-    batch, length, width = gout.shape
-    taps = weight.shape[0]
-    g = np.empty_like(gbias)
-    for b in range(batch):
-        for t in range(length):
-            for e in range(width):
-                g[e] = gout[b, t, e]
-                if before is not None:
-                    v = before[b, t, e]
-                    gate = one / (one + _exp(-v))
-                    g[e] *= gate * (one + v * (one - gate))
-                gbias[e] += g[e]
-            for k in range(taps):
-                for e in range(width):
-                    gweight[k, e] += g[e] * x[b, t + k, e]
-                    gx[b, t + k, e] += g[e] * weight[k, e]
+def _taps(weight: torch.Tensor) -> torch.Tensor:
+    """(E, K) or (E, 1, K) as the kernels have it: (4, E), with zeros for taps that there are not."""
+    weight = weight.detach().reshape(len(weight), -1).T
+    return F.pad(weight, (0, 0, kernels.TAPS - len(weight), 0)).contiguous()
 
 
-class _CausalConv(torch.autograd.Function):
-    """Depthwise causal convolution of x (B, T, E) with weight (E, K) and bias (E,), and SiLU after it if asked for."""
+def _conv(silu: bool, x: torch.Tensor, first: int, weight: torch.Tensor, bias: torch.Tensor) -> torch.Tensor:
+    """(B, T, E): the causal convolution of the columns of x from `first` on; weight is (4, E)."""
+    out = x.new_empty(*x.shape[:2], weight.shape[1])
+    kernels.conv_forward(*_arrays(x), first, *_arrays(weight, bias), silu, *_numbers(x)[:1], *_arrays(out))
+    return out
+
+
+def _conv_gradients(
+    silu: bool, x: torch.Tensor, first: int, weight: torch.Tensor, bias: torch.Tensor, gout: torch.Tensor, gx: Any
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Write the gradient of x into `gx`; return those of the weight, (E, 4), and of the bias."""
+    gweight, gbias = torch.zeros_like(weight), torch.zeros_like(bias)
+    results = _arrays(gout, gx, gweight, gbias)
+    kernels.conv_backward(*_arrays(x), first, *_arrays(weight, bias), silu, *_numbers(x)[:1], *results)
+    return gweight.T, gbias
+
+
+def _shares(x: torch.Tensor, width: int) -> tuple[Any, Any]:
+    one = _numbers(x)[0]
+    return one, one / type(one)(width)
+
+
+def _normed(eps: float, x: torch.Tensor, z: Maybe, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """The norm of rows x (R, E), gated by the first columns of z where there is one, and each row's scale."""
+    scale, out = x.new_empty(len(x)), torch.empty_like(x)
+    numbers = _shares(x, len(weight))
+    kernels.norm_forward(*_arrays(x, z, weight), *numbers, type(numbers[0])(eps), *_arrays(scale, out))
+    return out, scale
+
+
+def _normed_gradients(x: Any, z: Maybe, weight: Any, scale: Any, gout: Any, gz: Maybe) -> tuple[Any, Any]:
+    """The gradients of x and of the weight; that of z goes into `gz`."""
+    gx, gweight = torch.empty_like(x), torch.zeros_like(weight)
+    results = _arrays(scale, gout, gx, gz, gweight)
+    kernels.norm_backward(*_arrays(x, z, weight), *_shares(x, len(weight)), *results)
+    return gx, gweight
+
+
+# ---- on autograd's graph ----------------------------------------------------------------------------------------------
+
+
+class _SelectiveScan(torch.autograd.Function):
+    """y = scan(x, step, A, B, C) + D x and y silu(z), step = softplus(dt + bias); what is None is left out.
+
+    A is (E, N) or (E, 1); dt and bias have a column per channel, or per head of neighbouring channels (Mamba-2).
+    """
+
+    AT: Columns = (0, 0, 0, 0)
 
     @staticmethod
-    def forward(ctx: Any, silu: bool, *inputs: torch.Tensor) -> torch.Tensor:
-        x, weight, bias = inputs[0].detach(), inputs[1].detach().T.contiguous(), inputs[2].detach()
-        out = torch.empty(x.shape, dtype=x.dtype)
-        before = torch.empty(x.shape, dtype=x.dtype) if silu else None
-        x = F.pad(x, (0, 0, len(weight) - 1, 0)).contiguous()
-        _conv_forward(*_arrays(x, weight, bias), *_numbers(x, False)[:1], *_arrays(before, out))
-        ctx.save_for_backward(x, weight, before)
+    def forward(ctx: Any, negative: bool, *inputs: Maybe) -> torch.Tensor:
+        x, dt, A, B, C, D, z, bias = _plain(*inputs)
+        assert A is not None
+        inputs = (x, dt, None, bias, A.T.contiguous(), B, C, D, z)
+        step, starts, out = _scan(negative, _SelectiveScan.AT, *inputs)
+        ctx.negative = negative
+        ctx.save_for_backward(*inputs, step, starts)
         return out
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
-        x, weight, before = ctx.saved_tensors
-        gx, gweight, gbias = (torch.zeros(shape, dtype=x.dtype) for shape in (x.shape, weight.shape, weight.shape[1:]))
-        results = (before, grads[0].contiguous(), gx, gweight, gbias)
-        _conv_backward(*_arrays(x, weight), *_numbers(x, False)[:1], *_arrays(*results))
-        return None, gx[:, len(weight) - 1 :], gweight.T, gbias
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Maybe, ...]:
+        inputs, results = ctx.saved_tensors[:9], ctx.saved_tensors[9:]
+        x, dt, _, _, _, B, C, _, z = inputs
+        into = gx, gdt, gB, gC, gz = tuple(None if t is None else torch.empty_like(t) for t in (x, dt, B, C, z))
+        gout = grads[0].contiguous()
+        _, gbias, gA, gD = _scan_gradients(ctx.negative, _SelectiveScan.AT, inputs, results, gout, into)
+        return None, gx, gdt, gA.T, gB, gC, gD, gz, gbias
 
 
-@numba.njit(cache=True, fastmath=True, error_model="numpy")
-def _norm_forward(x, z, weight, one, share, eps, scale, out):  # type: ignore[no-untyped-def]
-    """out = weight u / sqrt(mean u^2 + eps), u = x silu(z), or x where z is None; row by row of (R, E); share = 1 / E."""
-    rows, width = x.shape
-    u = np.empty_like(weight)
-    for r in range(rows):
-        total = one - one
-        for e in range(width):
-            u[e] = x[r, e] if z is None else x[r, e] * z[r, e] / (one + _exp(-z[r, e]))
-            total += u[e] * u[e]
-        scale[r] = one / np.sqrt(total * share + eps)
-        for e in range(width):
-            out[r, e] = weight[e] * u[e] * scale[r]
+class _CausalConv(torch.autograd.Function):
+    """Depthwise causal convolution of x (B, T, E) with weight (E, K), K at most 4, and bias (E,); SiLU if asked for."""
 
+    @staticmethod
+    def forward(ctx: Any, silu: bool, *inputs: torch.Tensor) -> torch.Tensor:
+        x, bias = _plain(inputs[0], inputs[2])
+        weight = _taps(inputs[1])
+        ctx.silu = silu
+        ctx.save_for_backward(x, weight, bias)
+        ctx.shape = inputs[1].shape
+        assert x is not None and bias is not None
+        return _conv(silu, x, 0, weight, bias)
 
-@numba.njit(cache=True, fastmath=True, error_model="numpy")
-def _norm_backward(x, z, weight, one, share, scale, gout, gx, gz, gweight):  # type: ignore[no-untyped-def]
-    rows, width = x.shape
-    n, gate = np.empty_like(weight), np.empty_like(weight)
-    for r in range(rows):
-        mean = one - one
-        for e in range(width):
-            gate[e] = one if z is None else z[r, e] / (one + _exp(-z[r, e]))
-            n[e] = x[r, e] * gate[e] * scale[r]
-            gweight[e] += gout[r, e] * n[e]
-            mean += gout[r, e] * weight[e] * n[e]
-        mean *= share
-        for e in range(width):
-            gu = scale[r] * (gout[r, e] * weight[e] - n[e] * mean)
-            gx[r, e] = gu * gate[e]
-            if z is not None:
-                half = one / (one + _exp(-z[r, e]))
-                gz[r, e] = gu * x[r, e] * half * (one + z[r, e] * (one - half))
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Maybe, ...]:
+        x, weight, bias = ctx.saved_tensors
+        gx = torch.empty_like(x)
+        gweight, gbias = _conv_gradients(ctx.silu, x, 0, weight, bias, grads[0].contiguous(), gx)
+        return None, gx, gweight[:, -ctx.shape[-1] :].reshape(ctx.shape), gbias
 
 
 class _Norm(torch.autograd.Function):
     """Root-mean-square norm of (..., E) with its weight (E,), after a gate where there is one."""
 
     @staticmethod
-    def forward(ctx: Any, eps: float, *inputs: torch.Tensor | None) -> torch.Tensor:
-        x, z, weight = (None if t is None else t.detach().contiguous() for t in inputs)
+    def forward(ctx: Any, eps: float, *inputs: Maybe) -> torch.Tensor:
+        x, z, weight = _plain(*inputs)
         assert x is not None and weight is not None
         flat, gate = x.flatten(0, -2), None if z is None else z.flatten(0, -2)
-        scale, out = torch.empty(len(flat), dtype=x.dtype), torch.empty(flat.shape, dtype=x.dtype)
-        one = _numbers(x, False)[0]
-        ctx.numbers = one, one / type(one)(len(weight)), type(one)(eps)
-        _norm_forward(*_arrays(flat, gate, weight), *ctx.numbers, *_arrays(scale, out))
+        out, scale = _normed(eps, flat, gate, weight)
         ctx.save_for_backward(flat, gate, weight, scale)
         return out.view(x.shape)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Maybe, ...]:
         x, z, weight, scale = ctx.saved_tensors
-        gx, gz = torch.empty_like(x), None if z is None else torch.empty_like(z)
-        gweight = torch.zeros_like(weight)
-        results = (scale, grads[0].contiguous().view(x.shape), gx, gz, gweight)
-        _norm_backward(*_arrays(x, z, weight), *ctx.numbers[:2], *_arrays(*results))
-        shape = grads[0].shape
+        gz, shape = None if z is None else torch.empty_like(z), grads[0].shape
+        gx, gweight = _normed_gradients(x, z, weight, scale, grads[0].contiguous().view(x.shape), gz)
         return None, gx.view(shape), None if gz is None else gz.view(shape), gweight
+
+
+class _MambaMixer(torch.autograd.Function):
+    """Mamba's mixer after its first projection, with a backward of its own: nothing is cut out, joined or zeroed.
+
+    xz (B, T, 2E) is what the convolution reads beside the gate; conv (E, 1, K) and its bias; x_proj (R + 2N, E);
+    dt_proj (E, R); out_proj (D, E); A (E, N); D and bias (E,).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, negative: bool, *inputs: torch.Tensor) -> torch.Tensor:
+        xz, _, conv_bias, x_proj, dt_proj, out_proj, A, D, bias = _plain(*inputs)
+        rank, n_state = dt_proj.shape[1], A.shape[1]
+        conv = _taps(inputs[1])
+        x = _conv(True, xz, 0, conv, conv_bias)
+        low = x @ x_proj.T  # what the steps come from, B, C
+        scanned = (x, low, dt_proj.T.contiguous(), bias, A.T.contiguous(), low, low, D, xz)
+        ctx.at = (0, rank, rank + n_state, len(D))
+        step, starts, out = _scan(negative, ctx.at, *scanned)
+        ctx.negative, ctx.shape = negative, inputs[1].shape
+        ctx.save_for_backward(*scanned, step, starts, conv, conv_bias, x_proj, out_proj, out)
+        return out @ out_proj.T
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Maybe, ...]:
+        scanned, results = ctx.saved_tensors[:9], ctx.saved_tensors[9:11]
+        conv, conv_bias, x_proj, out_proj, out = ctx.saved_tensors[11:]
+        x, low, xz, g = scanned[0], scanned[1], scanned[8], grads[0].contiguous()
+        gxz, gx, glow = (torch.empty_like(t) for t in (xz, x, low))
+        into = (gx, glow, glow, glow, gxz)
+        gdt_proj, gbias, gA, gD = _scan_gradients(ctx.negative, ctx.at, scanned, results, g @ out_proj, into)
+        gx.flatten(0, 1).addmm_(glow.flatten(0, 1), x_proj)
+        gconv, gconv_bias = _conv_gradients(True, xz, 0, conv, conv_bias, gx, gxz)
+        gconv = gconv[:, -ctx.shape[-1] :].reshape(ctx.shape)
+        gx_proj, gout_proj = _of_weight(glow, x), _of_weight(g, out)
+        return None, gxz, gconv, gconv_bias, gx_proj, gdt_proj.T, gout_proj, gA.T, gD, gbias
+
+
+class _Mamba2Mixer(torch.autograd.Function):
+    """Mamba-2's mixer after its first projection, likewise.
+
+    zxbcdt (B, T, 2E + 2N + H): gate, what the convolution reads, steps. conv (E + 2N, K) and its bias; A, D and the
+    steps' bias (H,); norm (E,); out_proj (D, E).
+    """
+
+    @staticmethod
+    def forward(ctx: Any, negative: bool, eps: float, *inputs: torch.Tensor) -> torch.Tensor:
+        zxbcdt, _, conv_bias, bias, A, D, norm, out_proj = _plain(*inputs)
+        width, heads = len(norm), len(bias)
+        A, D = A.repeat_interleave(width // heads)[None], D.repeat_interleave(width // heads)
+        conv = _taps(inputs[1])
+        x = _conv(True, zxbcdt, width, conv, conv_bias)
+        scanned = (x, zxbcdt, None, bias, A, x, x, D, None)
+        ctx.at = (zxbcdt.shape[2] - heads, width, width + (x.shape[2] - width) // 2, 0)
+        step, starts, y = _scan(negative, ctx.at, *scanned)
+        out, scale = _normed(eps, y.flatten(0, 1), zxbcdt.flatten(0, 1), norm)
+        ctx.negative, ctx.taps = negative, inputs[1].shape[1]
+        ctx.save_for_backward(*scanned, step, starts, conv, conv_bias, norm, out_proj, y, out, scale)
+        return (out @ out_proj.T).view(*zxbcdt.shape[:2], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Maybe, ...]:
+        scanned, results = ctx.saved_tensors[:9], ctx.saved_tensors[9:11]
+        conv, conv_bias, norm, out_proj, y, out, scale = ctx.saved_tensors[11:]
+        x, zxbcdt, heads = scanned[0], scanned[1], len(scanned[3])
+        g, gx, gzxbcdt = grads[0].contiguous().flatten(0, 1), torch.empty_like(x), torch.empty_like(zxbcdt)
+        rows = y.flatten(0, 1), zxbcdt.flatten(0, 1), norm, scale
+        gy, gnorm = _normed_gradients(*rows, g @ out_proj, gzxbcdt.flatten(0, 1))
+        into = (gx, gzxbcdt, gx, gx, None)
+        _, gbias, gA, gD = _scan_gradients(ctx.negative, ctx.at, scanned, results, gy.view(y.shape), into)
+        gconv, gconv_bias = _conv_gradients(True, zxbcdt, len(norm), conv, conv_bias, gx, gzxbcdt)
+        gA, gD = gA.view(heads, -1).sum(1), gD.view(heads, -1).sum(1)
+        return None, None, gzxbcdt, gconv[:, -ctx.taps :], gconv_bias, gbias, gA, gD, gnorm, _of_weight(g, out)
+
+
+def _of_weight(g: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
+    """The gradient of a projection's weight from that of its output, g (..., O), and its input, x (..., I)."""
+    return g.flatten(0, -2).T @ x.flatten(0, -2)
 
 
 def selective_scan(
@@ -360,7 +297,7 @@ def selective_scan(
         if tuple(inputs[name].shape) != shape:
             raise ValueError(f"{name} is {tuple(inputs[name].shape)}, must be {shape} beside x {tuple(x.shape)}")
     for name, value in inputs.items():
-        if value.dtype != x.dtype or value.dtype not in KERNELS or value.device.type != "cpu":
+        if value.dtype != x.dtype or value.dtype not in ONE or value.device.type != "cpu":
             raise ValueError(f"{name} is {value.dtype} on {value.device}: all must be one of float32, float64, on cpu")
     return _SelectiveScan.apply(negative_eigenvalues, x, dt, A, B, C, None, None, None)
 
@@ -410,8 +347,8 @@ def _causal_conv(
 ) -> torch.Tensor:
     """What the mixers call for their short convolution, (B, E, T) to (B, E, T): grouped conv1d is slow on a CPU."""
     bias = weight.new_zeros(len(weight)) if bias is None else bias
-    fused = activation in ("silu", "swish")
-    out = _CausalConv.apply(fused, hidden_states.transpose(1, 2), weight.reshape(len(weight), -1), bias)
+    fused = activation in SILU
+    out = _CausalConv.apply(fused, hidden_states.transpose(1, 2), weight, bias)
     return (out if fused or activation is None else modeling_mamba.ACT2FN[activation](out)).transpose(1, 2)
 
 
@@ -442,19 +379,53 @@ def _mamba2_scan(
     C: torch.Tensor,
     D: torch.Tensor,
     dt_bias: torch.Tensor,
-    dt_limit: tuple[float, float] = (0.0, math.inf),
     **_: Any,
 ) -> torch.Tensor:
     """Mamba-2's state is Mamba's with one A and one dt per head: x (B, T, H, P), dt (B, T, H), B and C (B, T, 1, N)."""
-    batch, length, heads, size = hidden_states.shape
-    dt = torch.clamp(F.softplus(dt + dt_bias), *dt_limit)
-    x = hidden_states.reshape(batch, length, heads * size)
-    by_channel = A.repeat_interleave(size)[:, None]
-    inputs = x, dt.repeat_interleave(size, dim=2), by_channel, B[:, :, 0], C[:, :, 0]
-    if _have_kernels(*inputs, D):
-        y = _SelectiveScan.apply(_NEGATIVE.get(), *inputs, D.repeat_interleave(size), None, None)
-        return y.reshape(hidden_states.shape)
-    return recurrence(*inputs, _NEGATIVE.get()).reshape(hidden_states.shape) + hidden_states * D[:, None]
+    size = hidden_states.shape[3]
+    x, A = hidden_states.flatten(2), A.repeat_interleave(size)[:, None]
+    B, C, D = B[:, :, 0], C[:, :, 0], D.repeat_interleave(size)
+    if _have_kernels(x, dt, A, B, C, D, dt_bias):
+        y = _SelectiveScan.apply(_NEGATIVE.get(), x, dt, A, B, C, D, None, dt_bias)
+    else:
+        step = F.softplus(dt + dt_bias).repeat_interleave(size, dim=2)
+        y = recurrence(x, step, A, B, C, _NEGATIVE.get()) + x * D
+    return y.view(hidden_states.shape)
+
+
+def _mamba_mixer(xz: torch.Tensor, *inputs: Any, delta_bias: torch.Tensor, **_: Any) -> Maybe:
+    """What Mamba's mixer calls when it is trained, (B, 2E, T) to (B, T, D); None: go on with the parts above.
+
+    As in mamba-ssm's kernel of this name, the activation is SiLU whatever the configuration says.
+    """
+    conv, conv_bias, x_proj, dt_proj, out_proj, out_bias, A, _b, _c, D = inputs
+    given = (xz, conv, conv_bias, x_proj, dt_proj, out_proj, A, D, delta_bias)
+    if conv_bias is None or out_bias is not None or conv.shape[-1] > kernels.TAPS or not _have_kernels(*given):
+        return None
+    return _MambaMixer.apply(_NEGATIVE.get(), xz.transpose(1, 2), *given[1:])
+
+
+def _mamba2_mixer(
+    zxbcdt: torch.Tensor,
+    conv: torch.Tensor,
+    conv_bias: Maybe,
+    dt_bias: torch.Tensor,
+    A: torch.Tensor,
+    D: torch.Tensor,
+    *,
+    activation: str,
+    rmsnorm_weight: torch.Tensor,
+    rmsnorm_eps: float,
+    outproj_weight: torch.Tensor,
+    outproj_bias: Maybe,
+    **_: Any,
+) -> Maybe:
+    """What Mamba-2's mixer calls when it is trained, (B, T, 2E + 2N + H) to (B, T, D); None: go on with the parts."""
+    given = (zxbcdt, conv, conv_bias, dt_bias, A, D, rmsnorm_weight, outproj_weight)
+    plain = conv_bias is not None and outproj_bias is None and activation in SILU and conv.shape[-1] <= kernels.TAPS
+    if not plain or not _have_kernels(*given):
+        return None
+    return _Mamba2Mixer.apply(_NEGATIVE.get(), rmsnorm_eps, *given)
 
 
 def _norm(module: Any, hidden_states: torch.Tensor, gate: torch.Tensor | None = None) -> torch.Tensor:
@@ -478,8 +449,8 @@ ORIGINAL = {
 }
 WITH_DECAY = {"mamba_inner_fn", "mamba_selective_scan", "mamba2_split_conv1d_scan_combined", "mamba2_chunk_scan"}
 OURS: dict[str, Any] = {
-    "mamba_inner_fn": lambda *_, **__: None,  # no fused kernel: the mixer goes on with the parts below
-    "mamba2_split_conv1d_scan_combined": lambda *_, **__: None,
+    "mamba_inner_fn": _mamba_mixer,
+    "mamba2_split_conv1d_scan_combined": _mamba2_mixer,
     "mamba_selective_scan": _mamba_scan,
     "causal_conv1d_fn": _causal_conv,
     "mamba2_chunk_scan": _mamba2_scan,
@@ -491,21 +462,34 @@ def _have_kernels(*values: Any) -> bool:
     """Are all tensors among these on the CPU and of one precision that there are kernels for?"""
     tensors = [value for value in values if isinstance(value, torch.Tensor)]
     kinds = {(tensor.device.type, tensor.dtype) for tensor in tensors}
-    return len(kinds) == 1 and kinds <= {("cpu", dtype) for dtype in KERNELS}
+    return len(kinds) == 1 and kinds <= {("cpu", dtype) for dtype in ONE}
+
+
+def _beyond(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Does this call ask for what only transformers' own functions do?"""
+    if name == "forward":
+        norm, hidden_states = args[:2]
+        return getattr(norm, "group_size", None) not in (None, hidden_states.shape[-1])
+    if name == "causal_conv1d_fn":
+        return kwargs.get("seq_idx") is not None or args[1].shape[-1] > kernels.TAPS
+    several = kwargs.get("ngroups", 1) > 1 or (name == "mamba2_chunk_scan" and args[3].shape[2] > 1)
+    asked = ("return_last_state", "return_final_states", "seq_idx", "initial_states", "norm_before_gate")
+    return (
+        several
+        or any(kwargs.get(key) is not None and kwargs[key] is not False for key in asked)
+        or (tuple(kwargs.get("dt_limit", NO_LIMIT)) != NO_LIMIT)
+    )
 
 
 def _by_device(name: str, original: Any) -> Any:
-    def call(first: Any, *args: Any, **kwargs: Any) -> Any:
-        negative = _NEGATIVE.get() and name in WITH_DECAY
-        ours = negative or _have_kernels(first, getattr(first, "weight", None), *args, *kwargs.values())
-        several = kwargs.get("return_last_state") or kwargs.get("return_final_states")
-        several = several or kwargs.get("seq_idx") is not None or (name == "mamba2_chunk_scan" and args[2].shape[2] > 1)
-        several = several or getattr(first, "group_size", None) not in (None, args[0].shape[-1] if args else None)
-        if negative and several:
+    def call(*args: Any, **kwargs: Any) -> Any:
+        negative, beyond = _NEGATIVE.get() and name in WITH_DECAY, _beyond(name, args, kwargs)
+        if negative and beyond:
             raise NotImplementedError(
-                "negative eigenvalues: not with a cache, packed sequences or several groups; pass none of them"
+                "negative eigenvalues: not with a cache, packed sequences, several groups or limited steps; pass none"
             )
-        return (OURS[name] if ours and not several else original)(first, *args, **kwargs)
+        ours = negative or _have_kernels(getattr(args[0], "weight", None), *args, *kwargs.values())
+        return (OURS[name] if ours and not beyond else original)(*args, **kwargs)
 
     return call
 

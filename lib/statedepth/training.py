@@ -185,7 +185,7 @@ def train(
     """
     task, spec = tasks.named(run.task), run.train
     model = models.build(run.model, task.vocab_size, task.n_outputs).to(device)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=spec.lr, weight_decay=0.01)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=spec.lr, weight_decay=0.01, fused=True)
     generator = torch.Generator().manual_seed(run.model.seed + 1)
     longest, first = spec.min_length, 0
     history: list[dict[str, float]] = []
