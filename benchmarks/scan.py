@@ -27,11 +27,11 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 from transformers.models.mamba import modeling_mamba
 
-from statedepth import models, notebook, scan, tables
+from statedepth import kernels, models, notebook, scan, tables
 from statedepth.models import ModelSpec
 
 VOCABULARY, CLASSES, LAYERS = 2, 2, 4
-OURS, FLOOR = "Mamba, this library", "floor of Mamba's arithmetic"
+OURS, OURS_2, FLOOR = "Mamba, this library", "Mamba-2, this library", "floor of Mamba's arithmetic"
 
 
 @dataclass(frozen=True)
@@ -164,11 +164,11 @@ def floor(size: Size) -> float:
     d, e, n, tokens = size.width, 2 * size.width, size.state, size.batch * size.length
     rank = -(-d // 16)
     projections = 3 * 2 * (d * 2 * e + e * (rank + 2 * n) + rank * e + e * d)
-    exponential, forward, backward = 12, 5, 14  # operations on one element of the state, as `scan` has them
+    exponential, forward, backward = 16, 5, 20  # operations on one element of the state, as `kernels` has them
     elementwise = e * n * (2 * exponential + forward + backward) + 3 * 2 * 4 * e
     operations = LAYERS * tokens * (projections + elementwise)
     activations = 2 * d + 5 * e + 2 * n  # stream in and out; x, z, the convolution's output, dt, y; B and C
-    moved = LAYERS * tokens * 4 * (4 * activations + 2 * n * e)  # of 4 bytes; the states are kept for the backward
+    moved = LAYERS * tokens * 4 * (4 * activations + 2 * n * e / kernels.CHUNK)  # of 4 bytes; few states are kept
     a, b, product = torch.randn(tokens, d), torch.randn(d, 2 * e), torch.empty(tokens, 2 * e)
     operation_rate = best_rate(2 * tokens * d * 2 * e, lambda: torch.mm(a, b, out=product))
     source, target = torch.randn(tokens, e), torch.empty(tokens, e)
@@ -193,13 +193,14 @@ def kept_bytes(step: Step) -> int:
 
 
 def compare(sizes: tuple[Size, ...], rounds: int) -> pd.DataFrame:
-    """A row per size and path: seconds per step, and that over the seconds of our Mamba."""
+    """A row per size and path: seconds per step, and that over ours (of Mamba-2 for its paths, of Mamba for others)."""
     rows = []
     for size in sizes:
         found = medians(rivals(size), rounds) | {FLOOR: floor(size)}
         for path, seconds in found.items():
             where = {"batch": size.batch, "length": size.length, "width": size.width, "state": size.state}
-            rows.append({**where, "path": path, "seconds": seconds, "times_ours": seconds / found[OURS]})
+            ours = found[OURS_2 if path.startswith("Mamba-2") else OURS]
+            rows.append({**where, "path": path, "seconds": seconds, "times_ours": seconds / ours})
         print(f"measured {size}", file=sys.stderr)
     return pd.DataFrame(rows)
 
@@ -220,7 +221,7 @@ def scaling(sizes: tuple[Size, ...], rounds: int) -> pd.DataFrame:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--rounds", type=int, default=9, help="timed rounds, of which the median is taken")
+    parser.add_argument("--rounds", type=int, default=15, help="timed rounds, of which the median is taken")
     parser.add_argument("--small", action="store_true", help="tiny sizes, to see that everything runs")
     parser.add_argument("--publish", action="store_true", help="replace the tables of the book")
     parser.add_argument("--out", type=Path, help="folder for the tables; none are written without it or --publish")

@@ -102,3 +102,10 @@ def speed_tables():
         for length, seconds in ((32, 0.01), (64, 0.02), (128, 0.05))
     ]
     return {"steps": pd.DataFrame(steps), "scaling": pd.DataFrame(scaling)}
+
+
+def seed_tables():
+    """Two processes: a Mamba of 3 minutes beside a GRU of 2 and one of 1, which fails."""
+    rows = [("parity", "mamba", 0.0, 3.0, 1.0), ("parity", "gru", 0.0, 2.0, 0.999), ("S3", "gru", 2.0, 3.0, 0.5)]
+    table = pd.DataFrame(rows, columns=["task", "architecture", "started", "ended", "accuracy"])
+    return {"seed": table.assign(cores=2)}

@@ -1,6 +1,7 @@
 """The benchmark runs, at tiny sizes, and its rivals compute the same thing; its times are never tested."""
 
 import importlib.util
+import itertools
 import json
 import subprocess
 import sys
@@ -8,14 +9,20 @@ import sys
 import pytest
 import torch
 
-from statedepth import kernels, models, scan, tables
+from statedepth import kernels, models, scan, tables, training
 from statedepth.grid import ROOT
 
-spec = importlib.util.spec_from_file_location("benchmark_of_the_scan", ROOT / "benchmarks" / "scan.py")
-assert spec and spec.loader
-benchmark = importlib.util.module_from_spec(spec)
-sys.modules[spec.name] = benchmark
-spec.loader.exec_module(benchmark)
+
+def loaded(name):
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", ROOT / "benchmarks" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+benchmark, seed = loaded("scan"), loaded("seed")
 SIZE = benchmark.Size(3, 7, 8, 2)
 
 
@@ -70,3 +77,28 @@ def test_the_plain_recurrence_is_gone_after_its_block(monkeypatch):
     model = models.build(models.ModelSpec("mamba", d_model=8, n_layers=1, d_state=2), 2, 2)
     models.logits(model, torch.zeros(1, 3, dtype=torch.int64))
     assert calls == [1]
+
+
+def test_one_seed_is_every_architecture_on_three_tasks_but_the_transformer_on_s3():
+    found = {(run.task, run.model.family) for run in seed.runs(64, 4, 0)}
+    assert found == set(itertools.product(("parity", "dyck-2-4", "S3"), models.FAMILIES)) - {("S3", "transformer")}
+    assert not [run for run in seed.runs(64, 4, 0) if run.train.steps != training.recipe(run.model.family).steps]
+
+
+def test_one_seed_is_trained_from_nothing_and_written_with_its_run(tmp_path, monkeypatch):
+    run = training.Run("parity", models.ModelSpec("gru", d_model=8, n_layers=1), training.recipe("gru", steps=3))
+    monkeypatch.setattr(seed, "runs", lambda *_: [run])
+    monkeypatch.setattr(sys, "argv", ["seed.py", "--cores", "1", "--steps", "3", "--out", str(tmp_path)])
+    seed.main()
+    table = tables.read_folder(tmp_path)["seed"]
+    assert table[["task", "architecture", "cores"]].to_numpy().tolist() == [["parity", "gru", 1]]
+    assert (table["ended"] > table["started"]).all() and table["accuracy"].between(0.3, 0.8).all()
+    assert json.loads((tmp_path / "run.json").read_text())["profile"] == "custom"
+
+
+@pytest.mark.parametrize(("name", "value"), [("--d-model", "7"), ("--steps", "-1"), ("--cores", "0")])
+def test_one_seed_refuses_what_cannot_be_trained(name, value, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["seed.py", name, value])
+    with pytest.raises(SystemExit) as refused:
+        seed.main()
+    assert refused.value.code != 0 and value in capsys.readouterr().err

@@ -6,7 +6,7 @@ import sys
 
 import pandas as pd
 import pytest
-from synthetic import EARLY, FLAT, FLIPPED, LATE, OTHERS, speed_tables, tables
+from synthetic import EARLY, FLAT, FLIPPED, LATE, OTHERS, seed_tables, speed_tables, tables
 
 from statedepth import claims
 
@@ -159,6 +159,13 @@ def test_numbers_of_speed_are_ratios_to_ours_and_the_growth_with_length():
     assert numbers["64x128x32x8.mamba-slow.ms"].text == "400 ms"
     assert numbers["growth.time"].value == pytest.approx(1.25)  # 2.5 times from 64 to 128
     assert numbers["growth.memory"].text == "1.00"
+
+
+def test_numbers_of_one_seed_count_its_minutes_and_name_what_failed():
+    numbers = claims.numbers("seed", seed_tables())
+    assert (numbers["minutes"].text, numbers["models"].text, numbers["cores"].text) == ("3.0", "3", "2")
+    assert (numbers["mamba.share"].text, numbers["gru.share"].text) == ("50%", "50%")
+    assert numbers["failed"].text == "GRU on S₃ (50.0%)"
 
 
 def test_predictions_are_compared_with_the_parts_they_name():

@@ -4,7 +4,7 @@ import json
 
 import pytest
 import vl_convert
-from synthetic import FLIPPED, LATE, speed_tables, tables
+from synthetic import FLIPPED, LATE, seed_tables, speed_tables, tables
 
 from statedepth import figures
 from statedepth.claims import NAMES
@@ -46,6 +46,13 @@ def test_the_figures_of_speed_draw_from_their_tables_and_say_the_largest_ratio(n
     assert vl_convert.vegalite_to_svg(figure.chart.to_dict()).startswith("<svg")
     assert '"url"' not in json.dumps(figure.chart.to_dict())
     assert name != "steps" or "ratio is 40, of Mamba, slow at length 128" in figure.alt_text
+
+
+def test_the_figure_of_one_seed_says_how_long_it_took_and_what_each_model_reached():
+    figure = figures.chart("seed", "training", seed_tables())
+    svg = vl_convert.vegalite_to_svg(figure.chart.to_dict())
+    assert "3 models from nothing on 2 cores, 3 minutes in all" in figure.alt_text
+    assert "GRU on S₃" in svg and "1.0 min, 50.0%" in svg
 
 
 def test_the_alt_text_states_the_finding():

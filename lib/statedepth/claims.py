@@ -17,7 +17,7 @@ MIN_SEEDS = 5  # seeds in every group for a verdict that is not provisional
 LATE_SHARE = 0.8  # share of seeds whose largest rise must be at the last block
 LEVEL = 0.05
 NAMES = {"transformer": "Transformer", "mamba": "Mamba", "mamba2": "Mamba-2", "lstm": "LSTM", "gru": "GRU"}
-TASK_NAMES = {"parity": "Parity", "dyck-2-4": "Dyck-(2,4)"}
+TASK_NAMES = {"parity": "Parity", "dyck-2-4": "Dyck-(2,4)", "S3": "S₃"}
 VERDICT_VARIABLE = {"parity": "state", "dyck-2-4": "top"}  # what a task's verdict is read from
 
 Tables = dict[str, pd.DataFrame]
@@ -434,7 +434,9 @@ def numbers_of_flip(tables: Tables) -> dict[str, Number]:
 
 
 def numbers_of_speed(tables: Tables) -> dict[str, Number]:
-    """Times of the speed benchmark: `SIZE.PATH`, in multiples of our Mamba's step, and how time grows with length.
+    """Times of the speed benchmark: `SIZE.PATH`, in multiples of our path's step, and how time grows with length.
+
+    Our path is that of the same architecture for Mamba and Mamba-2, and our Mamba for all others.
 
     SIZE is batch x length x width x state, as in 64x32x32x8; PATH is the name of the path in lower case with dashes.
     """
@@ -444,13 +446,34 @@ def numbers_of_speed(tables: Tables) -> dict[str, Number]:
         key = f"{size}.{re.sub('[^a-z0-9]+', '-', str(row['path']).lower())}"
         label = f"{row['path']} at {size} (batch, length, width, state)"
         times, seconds = float(row["times_ours"]), float(row["seconds"])
-        found[key] = Number(_two_figures(times) + "×", times, f"{label}: times as long as ours", "speed-steps")
+        found[key] = Number(_two_figures(times) + "×", times, f"{label}: times as long as our path", "speed-steps")
         found[f"{key}.ms"] = Number(f"{1000 * seconds:.0f} ms", seconds, f"{label}: one training step", "speed-steps")
     by_length = tables["scaling"].sort_values("length")
     for column, what in (("seconds", "time"), ("kept_bytes", "memory")):
         growth = by_length[column] / by_length[column].shift() / (by_length["length"] / by_length["length"].shift())
         label = f"largest growth of {what} per doubling of the length, over 2"
         found[f"growth.{what}"] = Number(f"{growth.max():.2f}", growth.max(), label, "speed-scaling")
+    return found
+
+
+def numbers_of_seed(tables: Tables) -> dict[str, Number]:
+    """Of the training of one seed: minutes of all, each architecture's share of them, models, and which failed."""
+    table = tables["seed"]
+    spent = table["ended"] - table["started"]
+    failed = table[table["accuracy"] < THRESHOLD]
+    names = [
+        f"{NAMES[a]} on {task_name(t)} ({x:.1%})" for a, t, x in failed[["architecture", "task", "accuracy"]].to_numpy()
+    ]
+    where, cores = "speed-seed", int(table["cores"].max())
+    found = {
+        "minutes": Number(f"{table['ended'].max():.1f}", table["ended"].max(), "minutes for one seed", where),
+        "cores": Number(str(cores), cores, "processes at once", where),
+        "models": Number(str(len(table)), len(table), "models of one seed", where),
+        "failed": Number(", ".join(names) or "none", len(failed), f"models of one seed under {THRESHOLD:.0%}", where),
+    }
+    for family, minutes in spent.groupby(table["architecture"]).sum().items():
+        share, name = minutes / spent.sum(), NAMES[str(family)]
+        found[f"{family}.share"] = Number(f"{share:.0%}", share, f"share of {name} in the time of one seed", where)
     return found
 
 
@@ -464,8 +487,12 @@ def _mean_text(value: profiles.Interval) -> str:
     return f"{value.estimate:.2f} ({value.low:.2f} to {value.high:.2f})"
 
 
-NUMBERS: dict[str, Callable[[Tables], dict[str, Number]]] = {"flip": numbers_of_flip, "speed": numbers_of_speed}
-SOURCES = (*CLAIMS, "speed")  # all that a page may quote a number of: folders of book/data
+NUMBERS: dict[str, Callable[[Tables], dict[str, Number]]] = {
+    "flip": numbers_of_flip,
+    "speed": numbers_of_speed,
+    "seed": numbers_of_seed,
+}
+SOURCES = (*CLAIMS, "speed", "seed")  # all that a page may quote a number of: folders of book/data
 
 
 def numbers(notebook: str, tables: Tables) -> dict[str, Number]:

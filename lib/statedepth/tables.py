@@ -98,6 +98,18 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
         {**SIZE, "seconds": pa.Column(float, pa.Check.gt(0)), "kept_bytes": pa.Column(int, pa.Check.gt(0))},
         [*SIZE],
     ),
+    # the training of one seed, every architecture on three tasks: minutes since the first began, accuracy reached
+    "seed": _schema(
+        {
+            "task": pa.Column(str),
+            "architecture": pa.Column(str),
+            "started": pa.Column(float, pa.Check.ge(0)),
+            "ended": pa.Column(float, pa.Check.gt(0)),
+            "accuracy": pa.Column(float, SHARE),
+            "cores": pa.Column(int, pa.Check.gt(0)),
+        },
+        ["task", "architecture"],
+    ),
     # the four indices of each profile; not a number where the rise is too small
     "indices": _schema(
         {
