@@ -45,7 +45,7 @@ def test_the_figures_of_speed_draw_from_their_tables_and_say_the_largest_ratio(n
     figure = figures.chart("speed", name, speed_tables())
     assert vl_convert.vegalite_to_svg(figure.chart.to_dict()).startswith("<svg")
     assert '"url"' not in json.dumps(figure.chart.to_dict())
-    assert name != "steps" or "ratio is 40, of Mamba, slow at length 128" in figure.alt_text
+    assert name != "steps" or "ratio is 40, of Mamba, slow at batch 64, length 128, width 32" in figure.alt_text
 
 
 def test_the_figure_of_one_seed_says_how_long_it_took_and_what_each_model_reached():

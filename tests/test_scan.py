@@ -1,6 +1,8 @@
 """The selective scan against its definition, and transformers' own Mamba classes against ours."""
 
+import concurrent.futures
 import itertools
+from contextlib import nullcontext
 from functools import partial
 
 import pytest
@@ -232,18 +234,18 @@ def test_the_norm_is_the_classes_own_in_value_and_gradients(gated):
         assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("same", [False, True])
-def test_one_row_of_a_stands_for_all_states_as_in_mamba2(same):
+@pytest.mark.parametrize("negative", [False, True])
+def test_one_row_of_a_stands_for_all_states_as_in_mamba2(negative):
     """A (E, 1) beside B and C of N states: the same as A repeated N times, and the gradient is the sum of theirs."""
     x, dt, A, B, C = inputs(2, 19, 6, 5, torch.float64)
     one_row = A[:, :1]
     weight = torch.randn(2, 19, 6, dtype=torch.float64)
 
     def ours(x, dt, A, B, C):
-        return scan._SelectiveScan.apply(same, x, dt, A, B, C, None, None, None)
+        return scan._SelectiveScan.apply(negative, x, dt, A, B, C, None, None, None)
 
     def exact(x, dt, A, B, C):
-        return recurrence(x, dt, A.expand(-1, 5), B, C, same)
+        return recurrence(x, dt, A.expand(-1, 5), B, C, negative)
 
     tensors = [x, dt, one_row, B, C]
     for a, b in zip(with_gradients(ours, tensors, weight), with_gradients(exact, tensors, weight), strict=True):
@@ -280,12 +282,12 @@ def test_lengths_about_the_chunk_of_the_kept_states_are_exact(length):
 
 
 def layouts(tensor):
-    """The same numbers three ways: transposed storage, every second element of a larger one, reversed twice."""
+    """The same numbers three ways: transposed storage, every second element of a larger one, the middle of another."""
     yield tensor.transpose(0, -1).contiguous().transpose(0, -1)
     wide = torch.full((*tensor.shape[:-1], 2 * tensor.shape[-1]), 99.0, dtype=tensor.dtype)
     wide[..., ::2] = tensor
     yield wide[..., ::2]
-    yield torch.cat([tensor, tensor])[: len(tensor)]
+    yield F.pad(tensor, (3, 2), value=99.0)[..., 3:-2]
 
 
 def test_any_strides_give_the_same_bits():
@@ -356,18 +358,47 @@ def test_a_value_that_is_not_a_number_is_never_swallowed(i):
     assert selective_scan(*tensors).isnan().any()
 
 
+@pytest.mark.parametrize("width", [3, 64])
+@pytest.mark.parametrize("i", range(8), ids=FUSED)
+def test_nor_in_vector_code_with_its_softplus_and_gate(i, width):
+    tensors = fused_inputs(1, 5, width, 2)
+    tensors[i].view(-1)[0] = float("nan")
+    assert scan._SelectiveScan.apply(False, *tensors).isnan().any()
+
+
+@pytest.mark.parametrize("width", [3, 64])
+def test_nor_by_the_convolution_and_the_norm(width):
+    x, weight, nan = torch.randn(1, 5, width), torch.randn(width), float("nan")
+    for i in range(3):
+        made = [x.clone(), torch.randn(width, 4), weight.clone()]
+        made[i].view(-1)[0] = nan
+        assert scan._CausalConv.apply(True, *made).isnan().any()
+        made = [x.clone(), x.clone(), weight.clone()]
+        made[i].view(-1)[0] = nan
+        assert scan._Norm.apply(1e-5, *made).isnan().any()
+
+
 def test_an_empty_batch_gives_an_empty_output():
     tensors = [t[:0] if i != 2 else t for i, t in enumerate(inputs(2, 4, 3, 2))]
     assert selective_scan(*tensors).shape == (0, 4, 3)
 
 
-def test_a_second_derivative_is_refused_rather_than_wrong():
-    leaf, *others = inputs(1, 3, 2, 2, torch.float64)
-    leaf.requires_grad_()
-    others[0].requires_grad_()
-    (first,) = torch.autograd.grad(selective_scan(leaf, *others).sum(), leaf, create_graph=True)
-    with pytest.raises(RuntimeError):
-        torch.autograd.grad(first.sum(), others[0])
+def second_derivatives():
+    """Of the scan and of each mixer: the function, its inputs, and which of them is differentiated twice."""
+    yield selective_scan, inputs(1, 3, 2, 2, torch.float64)
+    for family in ("mamba", "mamba2"):
+        _, ours, tensors = mixer(family, 1, 3, 2, 2)
+        yield partial(ours, False), tensors
+
+
+@pytest.mark.parametrize("case", range(3))
+def test_a_second_derivative_is_refused_rather_than_dropped(case):
+    """Also where the penalty's part of the gradient would just be missing, in a loss whose other part has one."""
+    function, tensors = list(second_derivatives())[case]
+    leaves = [t.detach().requires_grad_() for t in tensors]
+    y = function(*leaves)
+    with pytest.raises(RuntimeError, match="no second derivative"):
+        torch.autograd.grad(y.sum(), leaves[0], create_graph=True)
 
 
 # ---- errors -----------------------------------------------------------------------------------------------------------
@@ -452,12 +483,12 @@ def mamba2_parts(zxbcdt, conv, conv_bias, bias, A, D, norm, out_proj, negative=F
     return norm * u / torch.sqrt((u * u).mean(-1, keepdim=True) + 1e-5) @ out_proj.T
 
 
-def mixer(family, batch, length, width, n, taps=4, dtype=torch.float64):
-    """A mixer by its parts, ours, and random inputs of both: xz or zxbcdt first, then the weights."""
-    g, D, rank, heads = torch.Generator().manual_seed(8), 3, 2, 2
+def mixer(family, batch, length, width, n, taps=4, few=2):
+    """A mixer by its parts, ours, and random inputs of both: xz or zxbcdt first, then the weights; `few` heads or ranks."""
+    g, D, rank, heads = torch.Generator().manual_seed(8), 3, few, few
 
     def normal(*shape):
-        return torch.randn(shape, generator=g, dtype=torch.float64).to(dtype)
+        return torch.randn(shape, generator=g, dtype=torch.float64)
 
     if family == "mamba":
         A = -torch.exp(normal(width, n))
@@ -485,6 +516,46 @@ def test_a_whole_mixer_and_the_gradient_of_every_weight_are_those_of_its_parts(f
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-11 * float(b.abs().max())), i
 
 
+@pytest.mark.parametrize("size", [(64, 32, 64, 8), (5, 129, 48, 3)])
+@pytest.mark.parametrize("family", ["mamba", "mamba2"])
+def test_a_whole_mixer_in_float32_is_within_1e_5_of_its_parts_in_float64(family, size):
+    parts, ours, tensors = mixer(family, *size)
+    tensors = [t.float() if i == 0 else 0.3 * t.float() for i, t in enumerate(tensors)]
+    weight = torch.randn(*size[:2], 3, generator=torch.Generator().manual_seed(2))
+    found = with_gradients(partial(ours, False), tensors, weight)
+    for i, (a, b) in enumerate(zip(found, with_gradients(parts, [t.double() for t in tensors], weight), strict=True)):
+        assert (a.double() - b).abs().max() <= 1e-5 * b.abs().max(), i
+
+
+@pytest.mark.parametrize("family", ["mamba", "mamba2"])
+def test_strides_frozen_weights_one_head_and_rank_one_make_no_difference_to_a_mixer(family):
+    _, ours, tensors = mixer(family, 2, 5, 4, 2)
+    weight = torch.randn(2, 5, 3, dtype=torch.float64)
+    expected = with_gradients(partial(ours, False), tensors, weight)
+    strided = [next(layouts(t)) for t in tensors]
+    leaves = [t.detach().requires_grad_(i % 2 == 0) for i, t in enumerate(strided)]
+    y = ours(False, *leaves)
+    (y * weight.transpose(0, 1).contiguous().transpose(0, 1)).sum().backward()
+    assert torch.allclose(y, expected[0], rtol=1e-12)
+    for leaf, gradient in zip(leaves, expected[1:], strict=True):
+        assert leaf.grad is None if not leaf.requires_grad else torch.allclose(leaf.grad, gradient, rtol=1e-10)
+    parts, ours, tensors = mixer(family, 2, 5, 4, 2, few=1)
+    for a, b in zip(
+        with_gradients(partial(ours, False), tensors, weight), with_gradients(parts, tensors, weight), strict=True
+    ):
+        assert torch.allclose(a, b, rtol=1e-9, atol=1e-11 * float(b.abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("family", "mode"), [("mamba", True), ("mamba", False), ("mamba2", True)]
+)  # else transformers fails
+def test_an_empty_batch_goes_through_a_model_in_training_and_evaluation(family, mode):
+    model = models.build(ModelSpec(family, d_model=16, n_layers=2), 5, 3).train(mode)
+    out = models.logits(model, torch.zeros(0, 4, dtype=torch.int64))
+    out.sum().backward()
+    assert out.shape == (0, 4, 3)
+
+
 @pytest.mark.parametrize("family", ["mamba", "mamba2"])
 def test_gradients_of_a_whole_mixer_match_finite_differences(family):
     _, ours, tensors = mixer(family, 2, 3, 4, 2)
@@ -510,6 +581,9 @@ def test_training_and_evaluation_give_the_same_logits_and_gradients(family):
         ("mamba", {"use_bias": True}),
         ("mamba", {"use_conv_bias": False}),
         ("mamba", {"conv_kernel": 6}),
+        ("mamba", {"hidden_act": "gelu"}),
+        ("mamba", {"masked": True}),
+        ("mamba2", {"masked": True}),
         ("mamba2", {"use_bias": True}),
         ("mamba2", {"use_conv_bias": False}),
         ("mamba2", {"conv_kernel": 5}),
@@ -520,6 +594,8 @@ def test_training_and_evaluation_give_the_same_logits_and_gradients(family):
 )
 def test_configurations_beyond_the_fused_mixers_agree_with_transformers_too(family, change, mode):
     common = {"vocab_size": 5, "hidden_size": 16, "num_hidden_layers": 2, "state_size": 4}
+    mask = torch.tensor([[0] * 3 + [1] * 8, [1] * 11]) if change == {"masked": True} else None
+    change = {} if mask is not None else change
     if family == "mamba":
         model = transformers.MambaModel(transformers.MambaConfig(**(common | change)))
     else:
@@ -533,7 +609,7 @@ def test_configurations_beyond_the_fused_mixers_agree_with_transformers_too(fami
 
     def both():
         model.zero_grad()
-        out = model(tokens, use_cache=False).last_hidden_state
+        out = model(tokens, attention_mask=mask, use_cache=False).last_hidden_state
         (out * torch.linspace(-1, 1, out.numel()).view(out.shape)).sum().backward()
         return {"out": out.detach(), **{name: p.grad.clone() for name, p in model.named_parameters()}}
 
@@ -612,6 +688,53 @@ def test_transformers_path_refuses_negative_eigenvalues_rather_than_ignore_them(
     with pytest.raises(RuntimeError, match="own path has none"), scan.transformers_path():
         models.logits(model, tokens)
     assert models.logits(model, tokens).isfinite().all()
+
+
+def test_neither_way_into_both_contexts_ignores_negative_eigenvalues():
+    with scan.eigenvalues(True), pytest.raises(RuntimeError, match="transformers' own path has not"):
+        scan.transformers_path().__enter__()
+    with scan.transformers_path(), pytest.raises(RuntimeError, match="own path has none"):
+        in_a_thread(scan.eigenvalues(True).__enter__)
+
+
+def in_a_thread(function):
+    """Run a function in another thread, and raise here what it raises there."""
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
+def test_the_inner_of_two_blocks_of_transformers_path_leaves_the_outer_one_as_it_was():
+    with scan.transformers_path():
+        with scan.transformers_path():
+            pass
+        assert modeling_mamba.mamba_inner_fn is scan.ORIGINAL[modeling_mamba, "mamba_inner_fn"]
+    assert modeling_mamba.mamba_inner_fn is scan.OURS[modeling_mamba, "mamba_inner_fn"]
+
+
+def test_negative_eigenvalues_refuse_blocks_that_would_run_again_without_them():
+    model = models.build(ModelSpec("mamba", d_model=16, n_layers=1, negative_eigenvalues=True), 5, 3)
+    model.backbone.activation_checkpointing_enable()
+    with pytest.raises(ValueError, match="negative_eigenvalues=True: a checkpointed block"):
+        models.logits(model, torch.zeros(1, 4, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("packed", ["seq_idx", "cu_seqlens"])
+def test_packed_sequences_never_reach_kernels_that_would_mix_them(packed):
+    x, dt, A, B, C = inputs(1, 6, 4, 2)
+    arguments = x.view(1, 6, 2, 2), dt[..., :2], A[:2, 0], B[:, :, None], C[:, :, None]
+    settings = {"chunk_size": 4, "D": torch.ones(2), "dt_bias": torch.zeros(2), "dt_softplus": True}
+    settings[packed] = torch.tensor([[0, 0, 0, 1, 1, 1]], dtype=torch.int32)
+    outcomes = []
+    for path in (scan.transformers_path, nullcontext):
+        with path():
+            try:
+                outcomes.append(modeling_mamba2.mamba2_chunk_scan(*arguments, **settings))
+            except Exception as error:  # what it does there is its own affair; ours must do the same
+                outcomes.append(type(error))
+    theirs, ours = outcomes
+    assert torch.equal(ours, theirs) if isinstance(theirs, torch.Tensor) else ours is theirs
+    with scan.eigenvalues(True), pytest.raises(NotImplementedError, match="packed sequences"):
+        modeling_mamba2.mamba2_chunk_scan(*arguments, **settings)
 
 
 def test_the_gradient_of_a_very_short_step_keeps_its_digits():

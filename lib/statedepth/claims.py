@@ -446,8 +446,9 @@ def numbers_of_speed(tables: Tables) -> dict[str, Number]:
         key = f"{size}.{re.sub('[^a-z0-9]+', '-', str(row['path']).lower())}"
         label = f"{row['path']} at {size} (batch, length, width, state)"
         times, seconds = float(row["times_ours"]), float(row["seconds"])
-        found[key] = Number(_two_figures(times) + "×", times, f"{label}: times as long as our path", "speed-steps")
-        found[f"{key}.ms"] = Number(f"{1000 * seconds:.0f} ms", seconds, f"{label}: one training step", "speed-steps")
+        found[key] = Number(two_figures(times) + "×", times, f"{label}: times as long as our path", "speed-steps")
+        text, milliseconds = f"{two_figures(1000 * seconds)} ms", 1000 * seconds
+        found[f"{key}.ms"] = Number(text, milliseconds, f"{label}: one training step", "speed-steps")
     by_length = tables["scaling"].sort_values("length")
     for column, what in (("seconds", "time"), ("kept_bytes", "memory")):
         growth = by_length[column] / by_length[column].shift() / (by_length["length"] / by_length["length"].shift())
@@ -477,7 +478,8 @@ def numbers_of_seed(tables: Tables) -> dict[str, Number]:
     return found
 
 
-def _two_figures(value: float) -> str:
+def two_figures(value: float) -> str:
+    """A ratio or a time as readers see it: two figures, all that stand before the point."""
     return f"{value:.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
 
 

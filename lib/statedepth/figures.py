@@ -15,6 +15,7 @@ from statedepth.claims import (
     contrasts,
     outcomes_by_reading,
     task_name,
+    two_figures,
 )
 from statedepth.render import Figure
 
@@ -431,7 +432,10 @@ def training_steps(tables: Tables) -> Figure:
     """How long does a training step take by each path?"""
     table = tables["steps"].assign(
         name=[path.partition(",")[0] for path in tables["steps"]["path"]],
-        text=[f"{1000 * s:.0f} ms, {t:.2g}×" for s, t in tables["steps"][["seconds", "times_ours"]].to_numpy()],
+        text=[
+            f"{two_figures(1000 * s)} ms, {two_figures(t)}×"
+            for s, t in tables["steps"][["seconds", "times_ours"]].to_numpy()
+        ],
     )
     panels = []
     for (batch, length, width, state), here in table.groupby(["batch", "length", "width", "state"], sort=False):
@@ -458,7 +462,8 @@ def training_steps(tables: Tables) -> Figure:
     caption = (
         "Median seconds of one training step of a four-layer model on one thread, and that in multiples of this library's "
         "(of its Mamba-2 for Mamba-2, of its Mamba for all others). The largest "
-        f"ratio is {slowest['times_ours']:.0f}, of {slowest['path']} at length {slowest['length']}."
+        f"ratio is {two_figures(slowest['times_ours'])}, of {slowest['path']} at batch {slowest['batch']}, length "
+        f"{slowest['length']}, width {slowest['width']} and state {slowest['state']}."
     )
     return Figure(_theme(alt.vconcat(*panels)), "speed.steps", caption, caption)
 

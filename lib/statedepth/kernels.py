@@ -13,13 +13,13 @@ import numba
 import numpy as np
 from numba.extending import overload
 
-LN2_HIGH, LN2_LOW, LOG2_E = np.float32(0.693359375), np.float32(-2.12194440e-4), np.float32(1.44269504)
+LN2, LOG2_E = np.float32(math.log(2)), np.float32(1 / math.log(2))
 C2, C3, C4, C5, C6 = (np.float32(1 / math.factorial(i)) for i in range(2, 7))
 S3, S5, S7, S9, S11, S13 = (np.float32(1 / i) for i in (3, 5, 7, 9, 11, 13))
 ONE, TWO, HALF, LOWEST, HIGHEST = (np.float32(value) for value in (1, 2, 0.5, -87, 88))
 compiled: Any = numba.njit(cache=True, fastmath=True, error_model="numpy")
 CHUNK = 16  # tokens between two states that the forward scan keeps
-TAPS = 4  # of the convolution; one with fewer has zeros before them
+TAPS = 4  # of the convolution, written out below; one with fewer has zeros before them
 column = np.uint64  # an index without a sign: numba would test any other for being negative, which is no vector code
 
 
@@ -29,14 +29,14 @@ def _exp(x: float) -> float:
 
 @overload(_exp, jit_options={"fastmath": True}, inline="always")
 def _(x):  # type: ignore[no-untyped-def]
-    """In float32 a polynomial that the compiler turns into vector code; to about 2 units in the last place."""
+    """In float32 a polynomial that the compiler turns into vector code; relative error under 1e-6, at 0 none."""
     if x is not numba.types.float32:
         return lambda x: math.exp(x)  # noqa: PLW0108 (numba compares the names of arguments)
 
     def single(x):  # type: ignore[no-untyped-def]
         x = min(max(x, LOWEST), HIGHEST)
         n = np.int32(np.floor(x * LOG2_E + HALF))
-        r = (x - np.float32(n) * LN2_HIGH) - np.float32(n) * LN2_LOW
+        r = x - np.float32(n) * LN2  # one fused multiply-add
         p = ONE + r * (ONE + r * (C2 + r * (C3 + r * (C4 + r * (C5 + r * C6)))))
         return p * np.int32((n + np.int32(127)) << np.int32(23)).view(np.float32)
 
@@ -113,8 +113,8 @@ def scan_forward(x, dt, W, bias, A, B, C, D, z, at, one, scale, step, out, start
             for e in range(width):
                 out[b, t, e] = y[e]
                 if z is not None:
-                    gate = z[b, t, column(z0 + e)]
-                    out[b, t, e] = y[e] * gate / (one + _exp(-gate))
+                    v = z[b, t, column(z0 + e)]
+                    out[b, t, e] = y[e] * v / (one + _exp(-v))
 
 
 @compiled
@@ -288,12 +288,12 @@ def norm_forward(x, z, weight, one, share, eps, scale, out):  # type: ignore[no-
 def norm_backward(x, z, weight, one, share, scale, gout, gx, gz, gweight):  # type: ignore[no-untyped-def]
     """Row by row: gu = scale (g - n mean(g n)), with g = weight gout and n = scale u."""
     rows, width = x.shape
-    n, half = np.empty_like(weight), np.empty_like(weight)
+    n, gate = np.empty_like(weight), np.empty_like(weight)
     for r in range(rows):
         mean = one - one
         for e in range(width):
-            half[e] = one if z is None else one / (one + _exp(-z[r, e]))
-            n[e] = x[r, e] * scale[r] * half[e] * (one if z is None else z[r, e])
+            gate[e] = one if z is None else one / (one + _exp(-z[r, e]))
+            n[e] = x[r, e] * scale[r] * gate[e] * (one if z is None else z[r, e])
             gweight[e] += gout[r, e] * n[e]
             mean += gout[r, e] * weight[e] * n[e]
         mean *= share
@@ -302,5 +302,5 @@ def norm_backward(x, z, weight, one, share, scale, gout, gx, gz, gweight):  # ty
             if z is None:
                 gx[r, e] = gu
             else:
-                gx[r, e] = gu * half[e] * z[r, e]
-                gz[r, e] = gu * x[r, e] * half[e] * (one + z[r, e] * (one - half[e]))
+                gx[r, e] = gu * gate[e] * z[r, e]
+                gz[r, e] = gu * x[r, e] * gate[e] * (one + z[r, e] * (one - gate[e]))

@@ -135,6 +135,8 @@ class Tracker(nn.Module):
                     f"{length} tokens: this model has n_positions={self.positions.num_embeddings}; use shorter sequences"
                 )
             embedded = embedded + self.positions.weight[:length]
+        if self.negative_eigenvalues and getattr(self.backbone, "is_activation_checkpointing", False):
+            raise ValueError("negative_eigenvalues=True: a checkpointed block would run again without; switch that off")
         with scan.eigenvalues(self.negative_eigenvalues):
             return self.head(self.backbone(inputs_embeds=embedded, use_cache=False).last_hidden_state)
 

@@ -5,12 +5,14 @@
 (Gu and Dao 2023, arXiv:2312.00752). With negative eigenvalues, a_t = 2 exp(dt_t A) - 1, in [-1, 1] in place of [0, 1]
 (Grazzi et al. 2024, arXiv:2411.12537): one channel can then keep a parity.
 
-On CUDA the kernels of mamba-ssm do this, where they are installed; CPU tensors always come here. `kernels` has the
-loops; this module gives them to autograd and to transformers' classes.
+On CUDA the kernels of mamba-ssm do this, where they are installed; CPU tensors of single or double precision come here
+all the same. `kernels` has the loops; this module gives them to autograd and to transformers' classes. What these
+kernels do not do (a cache, packed sequences, several groups, limited steps, more than four taps) is left to transformers.
 """
 
+import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
@@ -18,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch.autograd.function import once_differentiable
 from transformers.models.mamba import modeling_mamba
 from transformers.models.mamba2 import modeling_mamba2
 
@@ -120,6 +121,18 @@ def _normed_gradients(x: Any, z: Maybe, weight: Any, scale: Any, gout: Any, gz: 
     return gx, gweight
 
 
+def _first_derivative(backward: Callable[..., Any]) -> Callable[..., Any]:
+    """RuntimeError where a backward pass is itself recorded: what it would give has no gradient of its own."""
+
+    @functools.wraps(backward)
+    def refuse_or_run(ctx: Any, *grads: torch.Tensor) -> Any:
+        if torch.is_grad_enabled():
+            raise RuntimeError("the scan has no second derivative; take it inside `scan.transformers_path`")
+        return backward(ctx, *grads)
+
+    return refuse_or_run
+
+
 # ---- on autograd's graph ----------------------------------------------------------------------------------------------
 
 
@@ -142,7 +155,7 @@ class _SelectiveScan(torch.autograd.Function):
         return out
 
     @staticmethod
-    @once_differentiable
+    @_first_derivative
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Maybe, ...]:
         inputs, results = ctx.saved_tensors[:9], ctx.saved_tensors[9:]
         x, dt, _, _, _, B, C, _, z = inputs
@@ -166,7 +179,7 @@ class _CausalConv(torch.autograd.Function):
         return _conv(silu, x, 0, weight, bias)
 
     @staticmethod
-    @once_differentiable
+    @_first_derivative
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Maybe, ...]:
         x, weight, bias = ctx.saved_tensors
         gx = torch.empty_like(x)
@@ -187,7 +200,7 @@ class _Norm(torch.autograd.Function):
         return out.view(x.shape)
 
     @staticmethod
-    @once_differentiable
+    @_first_derivative
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Maybe, ...]:
         x, z, weight, scale = ctx.saved_tensors
         gz, shape = None if z is None else torch.empty_like(z), grads[0].shape
@@ -217,7 +230,7 @@ class _MambaMixer(torch.autograd.Function):
         return out @ out_proj.T
 
     @staticmethod
-    @once_differentiable
+    @_first_derivative
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Maybe, ...]:
         scanned, results = ctx.saved_tensors[:9], ctx.saved_tensors[9:11]
         conv, conv_bias, x_proj, out_proj, out = ctx.saved_tensors[11:]
@@ -252,10 +265,10 @@ class _Mamba2Mixer(torch.autograd.Function):
         out, scale = _normed(eps, y.flatten(0, 1), zxbcdt.flatten(0, 1), norm)
         ctx.negative, ctx.taps = negative, inputs[1].shape[1]
         ctx.save_for_backward(*scanned, step, starts, conv, conv_bias, norm, out_proj, y, out, scale)
-        return (out @ out_proj.T).view(*zxbcdt.shape[:2], -1)
+        return (out @ out_proj.T).view(*zxbcdt.shape[:2], len(out_proj))
 
     @staticmethod
-    @once_differentiable
+    @_first_derivative
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Maybe, ...]:
         scanned, results = ctx.saved_tensors[:9], ctx.saved_tensors[9:11]
         conv, conv_bias, norm, out_proj, y, out, scale = ctx.saved_tensors[11:]
@@ -320,22 +333,28 @@ def recurrence(
 
 
 _NEGATIVE = ContextVar("negative eigenvalues", default=False)
-_INSTALLED = ContextVar("this module stands in for transformers' functions", default=True)
+_WHOLE = ContextVar("this mixer may run as one function", default=True)
 
 
 @contextmanager
 def eigenvalues(negative: bool) -> Iterator[None]:
     """Inside the block, Mamba and Mamba-2 have decays in [-1, 1] where `negative`, else in [0, 1] as usual.
 
-    RuntimeError inside `transformers_path`, which has none.
+    RuntimeError where transformers' own functions are in place, which have none.
     """
-    if negative and not _INSTALLED.get():
+    if negative and not all(getattr(*where) is ours for where, ours in OURS.items()):
         raise RuntimeError("negative eigenvalues: transformers' own path has none; leave `transformers_path` first")
-    token = _NEGATIVE.set(negative)
+    with _set(_NEGATIVE, negative):
+        yield
+
+
+@contextmanager
+def _set(flag: ContextVar[bool], value: bool) -> Iterator[None]:
+    token = flag.set(value)
     try:
         yield
     finally:
-        _NEGATIVE.reset(token)
+        flag.reset(token)
 
 
 def _causal_conv(
@@ -394,13 +413,11 @@ def _mamba2_scan(
 
 
 def _mamba_mixer(xz: torch.Tensor, *inputs: Any, delta_bias: torch.Tensor, **_: Any) -> Maybe:
-    """What Mamba's mixer calls when it is trained, (B, 2E, T) to (B, T, D); None: go on with the parts above.
-
-    As in mamba-ssm's kernel of this name, the activation is SiLU whatever the configuration says.
-    """
+    """What Mamba's mixer calls when it is trained, (B, 2E, T) to (B, T, D); None: go on with the parts above."""
     conv, conv_bias, x_proj, dt_proj, out_proj, out_bias, A, _b, _c, D = inputs
     given = (xz, conv, conv_bias, x_proj, dt_proj, out_proj, A, D, delta_bias)
-    if conv_bias is None or out_bias is not None or conv.shape[-1] > kernels.TAPS or not _have_kernels(*given):
+    plain = conv_bias is not None and out_bias is None and conv.shape[-1] <= kernels.TAPS and _WHOLE.get()
+    if not plain or not _have_kernels(*given):
         return None
     return _MambaMixer.apply(_NEGATIVE.get(), xz.transpose(1, 2), *given[1:])
 
@@ -413,7 +430,6 @@ def _mamba2_mixer(
     A: torch.Tensor,
     D: torch.Tensor,
     *,
-    activation: str,
     rmsnorm_weight: torch.Tensor,
     rmsnorm_eps: float,
     outproj_weight: torch.Tensor,
@@ -422,7 +438,7 @@ def _mamba2_mixer(
 ) -> Maybe:
     """What Mamba-2's mixer calls when it is trained, (B, T, 2E + 2N + H) to (B, T, D); None: go on with the parts."""
     given = (zxbcdt, conv, conv_bias, dt_bias, A, D, rmsnorm_weight, outproj_weight)
-    plain = conv_bias is not None and outproj_bias is None and activation in SILU and conv.shape[-1] <= kernels.TAPS
+    plain = conv_bias is not None and outproj_bias is None and conv.shape[-1] <= kernels.TAPS and _WHOLE.get()
     if not plain or not _have_kernels(*given):
         return None
     return _Mamba2Mixer.apply(_NEGATIVE.get(), rmsnorm_eps, *given)
@@ -433,31 +449,6 @@ def _norm(module: Any, hidden_states: torch.Tensor, gate: torch.Tensor | None = 
     return _Norm.apply(module.variance_epsilon, hidden_states, gate, module.weight)
 
 
-ORIGINAL = {
-    (module, name): getattr(module, name)
-    for module, name in [
-        (modeling_mamba, "mamba_inner_fn"),
-        (modeling_mamba, "mamba_selective_scan"),
-        (modeling_mamba, "causal_conv1d_fn"),
-        (modeling_mamba2, "mamba2_split_conv1d_scan_combined"),
-        (modeling_mamba2, "causal_conv1d_fn"),
-        (modeling_mamba2, "mamba2_chunk_scan"),
-        (modeling_mamba.MambaRMSNorm, "forward"),
-        (modeling_mamba2.Mamba2RMSNorm, "forward"),
-        (modeling_mamba2.MambaRMSNormGated, "forward"),
-    ]
-}
-WITH_DECAY = {"mamba_inner_fn", "mamba_selective_scan", "mamba2_split_conv1d_scan_combined", "mamba2_chunk_scan"}
-OURS: dict[str, Any] = {
-    "mamba_inner_fn": _mamba_mixer,
-    "mamba2_split_conv1d_scan_combined": _mamba2_mixer,
-    "mamba_selective_scan": _mamba_scan,
-    "causal_conv1d_fn": _causal_conv,
-    "mamba2_chunk_scan": _mamba2_scan,
-    "forward": _norm,
-}
-
-
 def _have_kernels(*values: Any) -> bool:
     """Are all tensors among these on the CPU and of one precision that there are kernels for?"""
     tensors = [value for value in values if isinstance(value, torch.Tensor)]
@@ -465,49 +456,114 @@ def _have_kernels(*values: Any) -> bool:
     return len(kinds) == 1 and kinds <= {("cpu", dtype) for dtype in ONE}
 
 
-def _beyond(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Does this call ask for what only transformers' own functions do?"""
-    if name == "forward":
-        norm, hidden_states = args[:2]
-        return getattr(norm, "group_size", None) not in (None, hidden_states.shape[-1])
-    if name == "causal_conv1d_fn":
-        return kwargs.get("seq_idx") is not None or args[1].shape[-1] > kernels.TAPS
-    several = kwargs.get("ngroups", 1) > 1 or (name == "mamba2_chunk_scan" and args[3].shape[2] > 1)
-    asked = ("return_last_state", "return_final_states", "seq_idx", "initial_states", "norm_before_gate")
+# ---- in the place of transformers' functions --------------------------------------------------------------------------
+
+Where = tuple[Any, str]  # a module or class, and the name of its function
+
+
+def _asks_for_more(kwargs: dict[str, Any]) -> bool:
+    """A cache, packed sequences, several groups, another softplus or limited steps: transformers does these alone."""
+    asked = ("return_last_state", "return_final_states", "initial_states", "seq_idx", "cu_seqlens", "norm_before_gate")
+    softplus = [kwargs[name] for name in ("delta_softplus", "dt_softplus") if name in kwargs]
+    limited = tuple(kwargs.get("dt_limit", NO_LIMIT)) != NO_LIMIT
+    several = kwargs.get("ngroups", 1) > 1
     return (
         several
-        or any(kwargs.get(key) is not None and kwargs[key] is not False for key in asked)
-        or (tuple(kwargs.get("dt_limit", NO_LIMIT)) != NO_LIMIT)
+        or limited
+        or not all(softplus)
+        or any(kwargs.get(n) is not None and kwargs[n] is not False for n in asked)
     )
 
 
-def _by_device(name: str, original: Any) -> Any:
+def _scans(ours: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
+    """Ours for the tensors that there are kernels for, and for all where the decays may be negative."""
+
+    @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
-        negative, beyond = _NEGATIVE.get() and name in WITH_DECAY, _beyond(name, args, kwargs)
-        if negative and beyond:
+        more = _asks_for_more(kwargs) or (ours is _mamba2_scan and args[3].shape[2] > 1)
+        if _NEGATIVE.get() and more:
             raise NotImplementedError(
                 "negative eigenvalues: not with a cache, packed sequences, several groups or limited steps; pass none"
             )
-        ours = negative or _have_kernels(getattr(args[0], "weight", None), *args, *kwargs.values())
-        return (OURS[name] if ours and not beyond else original)(*args, **kwargs)
+        use = not more and (_NEGATIVE.get() or _have_kernels(*args, *kwargs.values()))
+        return (ours if use else original)(*args, **kwargs)
 
     return call
 
 
+def _convolves(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def call(hidden_states: torch.Tensor, weight: torch.Tensor, bias: Maybe = None, *args: Any, **kwargs: Any) -> Any:
+        use = (
+            weight.shape[-1] <= kernels.TAPS
+            and not _asks_for_more(kwargs)
+            and _have_kernels(hidden_states, weight, bias)
+        )
+        return (_causal_conv if use else original)(hidden_states, weight, bias, *args, **kwargs)
+
+    return call
+
+
+def _norms(original: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def call(module: Any, hidden_states: torch.Tensor, gate: Maybe = None) -> torch.Tensor:
+        whole = getattr(module, "group_size", hidden_states.shape[-1]) == hidden_states.shape[-1]
+        use = whole and _have_kernels(hidden_states, gate, module.weight)
+        return (_norm if use else original)(module, hidden_states, *(() if gate is None else (gate,)))
+
+    return call
+
+
+def _mixes(original: Callable[..., Any]) -> Callable[..., Any]:
+    """A mixer as it is, but in one function only where that knows all: not a mask, nor another activation."""
+
+    @functools.wraps(original)
+    def call(module: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+        masked = any(value is not None for value in (*args[1:], kwargs.get("attention_mask")))
+        with _set(_WHOLE, not masked and module.activation in SILU):
+            return original(module, hidden_states, *args, **kwargs)
+
+    return call
+
+
+STANDS_IN: dict[Where, Callable[..., Any]] = {
+    (modeling_mamba, "mamba_inner_fn"): functools.partial(_scans, _mamba_mixer),
+    (modeling_mamba, "mamba_selective_scan"): functools.partial(_scans, _mamba_scan),
+    (modeling_mamba2, "mamba2_split_conv1d_scan_combined"): functools.partial(_scans, _mamba2_mixer),
+    (modeling_mamba2, "mamba2_chunk_scan"): functools.partial(_scans, _mamba2_scan),
+    (modeling_mamba, "causal_conv1d_fn"): _convolves,
+    (modeling_mamba2, "causal_conv1d_fn"): _convolves,
+    (modeling_mamba.MambaRMSNorm, "forward"): _norms,
+    (modeling_mamba2.Mamba2RMSNorm, "forward"): _norms,
+    (modeling_mamba2.MambaRMSNormGated, "forward"): _norms,
+    (modeling_mamba.MambaMixer, "forward"): _mixes,
+    (modeling_mamba2.Mamba2Mixer, "forward"): _mixes,
+}
+ORIGINAL: dict[Where, Callable[..., Any]] = {where: getattr(*where) for where in STANDS_IN}
+OURS: dict[Where, Callable[..., Any]] = {where: made(ORIGINAL[where]) for where, made in STANDS_IN.items()}
+
+
+def _put(functions: dict[Where, Callable[..., Any]]) -> None:
+    for where, function in functions.items():
+        setattr(*where, function)
+
+
 def install() -> None:
     """Let transformers' Mamba and Mamba-2 classes use this module for CPU tensors, whatever else is installed."""
-    for (module, name), original in ORIGINAL.items():
-        setattr(module, name, _by_device(name, original))
+    _put(OURS)
 
 
 @contextmanager
 def transformers_path() -> Iterator[None]:
-    """Inside the block, those classes run as transformers ships them (for comparisons)."""
-    for (module, name), original in ORIGINAL.items():
-        setattr(module, name, original)
-    token = _INSTALLED.set(False)
+    """Inside the block, those classes run as transformers ships them (for comparisons), in all threads.
+
+    RuntimeError inside a block of negative eigenvalues, which they would ignore.
+    """
+    if _NEGATIVE.get():
+        raise RuntimeError("transformers_path: inside `eigenvalues(True)`, which transformers' own path has not")
+    before = {where: getattr(*where) for where in ORIGINAL}
+    _put(ORIGINAL)
     try:
         yield
     finally:
-        _INSTALLED.reset(token)
-        install()
+        _put(before)
