@@ -475,7 +475,9 @@ def growth_with_length(tables: Tables) -> Figure:
     for column, title in (("seconds", "seconds per training step"), ("megabytes", "MB kept for the backward pass")):
         start = table.sort_values("length").iloc[0]
         line = table.assign(linear=start[column] * table["length"] / start["length"])
-        x = alt.X("length:Q", scale=alt.Scale(type="log", base=2), axis=alt.Axis(values=sorted(table["length"])))
+        x = alt.X(
+            "length:Q", scale=alt.Scale(type="log", base=2), axis=alt.Axis(values=sorted(table["length"]), format="d")
+        )
         y = alt.Y(f"{column}:Q", scale=alt.Scale(type="log"), title=title, axis=alt.Axis(tickCount=5))
         base = alt.Chart(line).encode(x=x)
         panels.append(
@@ -484,7 +486,7 @@ def growth_with_length(tables: Tables) -> Figure:
                 + base.mark_line(color=COLOURS["Mamba"], point={"color": COLOURS["Mamba"], "size": 60}).encode(
                     y=y, tooltip=["length:Q", alt.Tooltip(f"{column}:Q", format=".4g")]
                 )
-            ).properties(width=230, height=180)
+            ).properties(width=245, height=180)
         )
     caption = (
         "Our Mamba's training step by length; dashed: in proportion to the shortest. Both axes are logarithmic, so that "

@@ -252,4 +252,4 @@ def _commit() -> str:
 def _device_name(device: str) -> str:
     if device == "cuda":
         return f"CUDA: {torch.cuda.get_device_name()}"
-    return f"CPU: {platform.machine()}, {torch.get_num_threads()} threads in the notebook"
+    return f"CPU: {platform.machine()}"
