@@ -1,5 +1,6 @@
 """One function per figure: tables in, a `Figure` out; no files, no torch. One theme, one colour per architecture."""
 
+import math
 from collections.abc import Callable
 
 import altair as alt
@@ -428,22 +429,30 @@ def accuracies(tables: Tables) -> Figure:
     return Figure(_theme(alt.hconcat(*panels)), "flip.accuracies", caption, caption)
 
 
+def _rows_with_text(base: alt.Chart, mark: alt.Chart) -> alt.LayerChart:
+    """Rows on a phone's width: what a row says (column `text`) stands over its mark, in place of an axis."""
+    text = base.mark_text(align="left", dx=2, dy=-7, fontSize=12, color=GREY).encode(x=alt.value(0), text="text:N")
+    return (text + mark).properties(width=325, height=alt.Step(32))
+
+
 def training_steps(tables: Tables) -> Figure:
     """How long does a training step take by each path?"""
     table = tables["steps"].assign(
         name=[path.partition(",")[0] for path in tables["steps"]["path"]],
         text=[
-            f"{two_figures(1000 * s)} ms, {two_figures(t)}×"
-            for s, t in tables["steps"][["seconds", "times_ours"]].to_numpy()
+            f"{path}: {two_figures(1000 * s)} ms, {two_figures(t)}×"
+            for path, s, t in tables["steps"][["path", "seconds", "times_ours"]].to_numpy()
         ],
     )
     panels = []
+    low, high = math.floor(math.log10(table["seconds"].min())), math.ceil(math.log10(table["seconds"].max()))
+    powers = [10.0**i for i in range(low, high + 1)]
     for (batch, length, width, state), here in table.groupby(["batch", "length", "width", "state"], sort=False):
         ordered = here.sort_values("seconds", ascending=False)["path"].tolist()
-        scale = alt.Scale(type="log", domain=[table["seconds"].min() / 2, table["seconds"].max() * 6])
-        base = alt.Chart(here).encode(
-            x=alt.X("seconds:Q", scale=scale, title="seconds per training step", axis=alt.Axis(tickCount=5)),
-            y=alt.Y("path:N", sort=ordered, title=None, axis=alt.Axis(labelLimit=260)),
+        scale = alt.Scale(type="log", domain=[powers[0], powers[-1]])
+        base = alt.Chart(here).encode(y=alt.Y("path:N", sort=ordered, axis=None))
+        point = base.mark_point(size=70, filled=True, opacity=1, yOffset=7).encode(
+            x=alt.X("seconds:Q", scale=scale, title="seconds per training step", axis=alt.Axis(values=powers)),
             color=alt.Color(
                 "name:N",
                 scale=alt.Scale(
@@ -451,17 +460,14 @@ def training_steps(tables: Tables) -> Figure:
                 ),
                 legend=None,
             ),
+            tooltip=["path:N", alt.Tooltip("seconds:Q", format=".4f"), alt.Tooltip("times_ours:Q", format=".2f")],
         )
-        point = base.mark_point(size=70, filled=True, opacity=1).encode(
-            tooltip=["path:N", alt.Tooltip("seconds:Q", format=".4f"), alt.Tooltip("times_ours:Q", format=".2f")]
-        )
-        label = base.mark_text(align="left", dx=9, fontSize=12).encode(text="text:N")
         title = f"batch {batch}, length {length}, width {width}, state {state}"
-        panels.append((point + label).properties(width=330, height=alt.Step(19), title=title))
+        panels.append(_rows_with_text(base, point).properties(title=title))
     slowest = table.sort_values("times_ours").iloc[-1]
     caption = (
-        "Median seconds of one training step of a four-layer model on one thread, and that in multiples of this library's "
-        "(of its Mamba-2 for Mamba-2, of its Mamba for all others). The largest "
+        "Median time of one training step of a four-layer model on one thread, and that in multiples of this library's (of "
+        "its Mamba-2 for Mamba-2, of its Mamba for all others). The largest "
         f"ratio is {two_figures(slowest['times_ours'])}, of {slowest['path']} at batch {slowest['batch']}, length "
         f"{slowest['length']}, width {slowest['width']} and state {slowest['state']}."
     )
@@ -486,13 +492,13 @@ def growth_with_length(tables: Tables) -> Figure:
                 + base.mark_line(color=COLOURS["Mamba"], point={"color": COLOURS["Mamba"], "size": 60}).encode(
                     y=y, tooltip=["length:Q", alt.Tooltip(f"{column}:Q", format=".4g")]
                 )
-            ).properties(width=245, height=180)
+            ).properties(width=290, height=180)
         )
     caption = (
         "Our Mamba's training step by length; dashed: in proportion to the shortest. Both axes are logarithmic, so that "
         "growth in proportion is a straight line along the dashes."
     )
-    return Figure(_theme(alt.hconcat(*panels)), "speed.scaling", caption, caption)
+    return Figure(_theme(alt.vconcat(*panels)), "speed.scaling", caption, caption)
 
 
 def one_seed(tables: Tables) -> Figure:
@@ -501,26 +507,22 @@ def one_seed(tables: Tables) -> Figure:
     table = table.assign(
         name=table["architecture"].map(NAMES),
         model=[f"{NAMES[a]} on {task_name(t)}" for a, t in table[["architecture", "task"]].to_numpy()],
-        text=[f"{e - s:.1f} min, {a:.1%}" for s, e, a in table[["started", "ended", "accuracy"]].to_numpy()],
     )
+    columns = table[["model", "started", "ended", "accuracy"]].to_numpy()
+    table["text"] = [f"{model}: {end - start:.1f} min, {accuracy:.1%}" for model, start, end, accuracy in columns]
     minutes, cores = table["ended"].max(), table["cores"].max()
-    base = alt.Chart(table).encode(
-        x=alt.X("started:Q", title="minutes since the start", scale=alt.Scale(domain=[0, 1.3 * minutes], nice=False)),
+    base = alt.Chart(table).encode(y=alt.Y("model:N", sort=table.sort_values("started")["model"].tolist(), axis=None))
+    bar = base.mark_bar(height=9, yOffset=7).encode(
+        x=alt.X("started:Q", title="minutes since the start", scale=alt.Scale(domain=[0, minutes], nice=False)),
         x2="ended:Q",
-        y=alt.Y(
-            "model:N", sort=table.sort_values("started")["model"].tolist(), title=None, axis=alt.Axis(labelLimit=260)
-        ),
-    )
-    bar = base.mark_bar(height=13).encode(
-        color=_colour(legend=False),
+        color=_colour(),
         tooltip=["model:N", "started:Q", "ended:Q", alt.Tooltip("accuracy:Q", format=".2%")],
     )
-    label = base.mark_text(align="left", dx=5, fontSize=12).encode(x="ended:Q", text="text:N")
     caption = (
         f"The training of {len(table)} models from nothing on {cores} cores, {minutes:.0f} minutes in all: when each began "
         "and ended, how long it took, and the accuracy that it reached."
     )
-    return Figure(_theme((bar + label).properties(width=430, height=alt.Step(21))), "seed.training", caption, caption)
+    return Figure(_theme(_rows_with_text(base, bar)), "seed.training", caption, caption)
 
 
 CHARTS: dict[str, dict[str, Callable[[Tables], Figure]]] = {
