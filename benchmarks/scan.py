@@ -27,7 +27,7 @@ from threadpoolctl import threadpool_limits
 from torch import nn
 from transformers.models.mamba import modeling_mamba
 
-from statedepth import kernels, models, notebook, scan, tables
+from statedepth import kernels, mixers, models, notebook, scan, tables
 from statedepth.models import ModelSpec
 
 VOCABULARY, CLASSES, LAYERS = 2, 2, 4
@@ -72,7 +72,7 @@ def plain_recurrence() -> Iterator[None]:
         y = scan.recurrence(x, F.softplus(dt + delta_bias), A, B, C)
         return ((y + x * D) * F.silu(z)).transpose(1, 2)
 
-    with scan.transformers_path():
+    with mixers.transformers_path():
         original, modeling_mamba.mamba_selective_scan = modeling_mamba.mamba_selective_scan, loop
         try:
             yield
@@ -110,14 +110,14 @@ def rivals(size: Size) -> dict[str, Step]:
         return model
 
     mamba = {
-        "transformers": (lambda: build("mamba"), scan.transformers_path),
-        "transformers with use_mambapy": (with_mambapy, scan.transformers_path),
+        "transformers": (lambda: build("mamba"), mixers.transformers_path),
+        "transformers with use_mambapy": (with_mambapy, mixers.transformers_path),
         "mambapy's own block": (lambda: MambapyModel(size), nullcontext),
         "plain recurrence": (lambda: build("mamba"), plain_recurrence),
         "this library": (lambda: build("mamba"), nullcontext),
     }
     mamba2 = {
-        "transformers, chunk 32": (lambda: build("mamba2"), scan.transformers_path),
+        "transformers, chunk 32": (lambda: build("mamba2"), mixers.transformers_path),
         "this library": (lambda: build("mamba2"), nullcontext),
     }
     if size.length > 128:

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from statedepth import kernels, models, scan, tables, training
+from statedepth import kernels, mixers, models, tables, training
 from statedepth.grid import ROOT
 
 
@@ -47,12 +47,12 @@ def test_every_path_of_transformers_mamba_gives_the_same_logits():
     model = models.build(models.ModelSpec("mamba", d_model=8, n_layers=2, d_state=2), 2, 2)
     tokens = torch.randint(2, (3, 7))
     ours = models.logits(model, tokens)
-    for path in (scan.transformers_path, benchmark.plain_recurrence):
+    for path in (mixers.transformers_path, benchmark.plain_recurrence):
         with path():
             assert torch.allclose(models.logits(model, tokens), ours, atol=2e-6)
     for block in models.blocks(model):
         block.mixer.use_mambapy = True
-    with scan.transformers_path():
+    with mixers.transformers_path():
         assert torch.allclose(models.logits(model, tokens), ours, atol=2e-6)
 
 

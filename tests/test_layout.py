@@ -22,6 +22,7 @@ ORDER = [
         "tasks",
         "kernels",
         "scan",
+        "mixers",
         "models",
         "stream",
         "training",

@@ -12,7 +12,7 @@ import transformers
 from transformers.models.mamba import modeling_mamba
 from transformers.models.mamba2 import modeling_mamba2
 
-from statedepth import kernels, models, scan
+from statedepth import kernels, mixers, models, scan
 from statedepth.models import ModelSpec
 from statedepth.scan import selective_scan
 
@@ -173,7 +173,7 @@ def fused_by_definition(x, dt, A, B, C, D, z, bias, negative=False):
 @pytest.mark.parametrize("negative", [False, True])
 def test_gradients_of_the_fused_scan_in_float64_match_finite_differences(negative):
     tensors = [t.requires_grad_() for t in fused_inputs(2, 5, 3, 2, torch.float64)]
-    function = partial(scan._SelectiveScan.apply, negative)
+    function = partial(scan.SelectiveScan.apply, negative)
     assert torch.autograd.gradcheck(function, tensors, eps=1e-6, atol=1e-7, rtol=1e-5)
 
 
@@ -181,7 +181,7 @@ def test_gradients_of_the_fused_scan_in_float64_match_finite_differences(negativ
 @pytest.mark.parametrize("size", [(1, 1, 1, 1), (2, 33, 17, 7), (3, 20, 128, 8)])
 def test_the_fused_scan_and_its_eight_gradients_are_within_1e_5_of_the_definition(size, negative):
     tensors, weight = fused_inputs(*size), torch.randn(size[:3], generator=torch.Generator().manual_seed(9))
-    ours = with_gradients(partial(scan._SelectiveScan.apply, negative), tensors, weight)
+    ours = with_gradients(partial(scan.SelectiveScan.apply, negative), tensors, weight)
     exact = with_gradients(partial(fused_by_definition, negative=negative), [t.double() for t in tensors], weight)
     for name, a, b in zip(("y", *FUSED), ours, exact, strict=True):
         assert (a.double() - b).abs().max() <= 1e-5 * b.abs().max(), name
@@ -193,7 +193,7 @@ def test_steps_and_gates_of_any_size_match_float64():
     wide = torch.linspace(-200, 200, 81)
     tensors = [x, wide.expand(1, 2, 81).clone(), 0.01 * A, B, C, D, wide.flip(0).expand(1, 2, 81).clone(), 0 * D]
     weight = torch.ones(1, 2, 81)
-    ours = with_gradients(partial(scan._SelectiveScan.apply, False), tensors, weight)
+    ours = with_gradients(partial(scan.SelectiveScan.apply, False), tensors, weight)
     exact = with_gradients(fused_by_definition, [t.double() for t in tensors], weight)
     for name, a, b in zip(("y", *FUSED), ours, exact, strict=True):
         assert torch.allclose(a.double(), b, rtol=1e-4, atol=1e-5 * float(b.abs().max())), name
@@ -210,7 +210,7 @@ def test_the_convolution_is_conv1d_in_value_and_gradients(taps, silu):
         return F.silu(out) if silu else out
 
     ones = torch.randn(2, 9, 5, generator=g, dtype=torch.float64)
-    ours = with_gradients(partial(scan._CausalConv.apply, silu), [x, weight, bias], ones)
+    ours = with_gradients(partial(scan.CausalConv.apply, silu), [x, weight, bias], ones)
     for a, b in zip(ours, with_gradients(exact, [x, weight, bias], ones), strict=True):
         assert torch.allclose(a, b, rtol=1e-10, atol=1e-12)
 
@@ -225,7 +225,7 @@ def test_the_norm_is_the_classes_own_in_value_and_gradients(gated):
         return weight * u / torch.sqrt((u * u).mean(-1, keepdim=True) + 1e-3)
 
     def ours(x, z, weight):
-        return scan._Norm.apply(1e-3, x, z if gated else None, weight) + 0 * z
+        return scan.Norm.apply(1e-3, x, z if gated else None, weight) + 0 * z
 
     ones = torch.randn(2, 7, 5, generator=g, dtype=torch.float64)
     for a, b in zip(
@@ -242,7 +242,7 @@ def test_one_row_of_a_stands_for_all_states_as_in_mamba2(negative):
     weight = torch.randn(2, 19, 6, dtype=torch.float64)
 
     def ours(x, dt, A, B, C):
-        return scan._SelectiveScan.apply(negative, x, dt, A, B, C, None, None, None)
+        return scan.SelectiveScan.apply(negative, x, dt, A, B, C, None, None, None)
 
     def exact(x, dt, A, B, C):
         return recurrence(x, dt, A.expand(-1, 5), B, C, negative)
@@ -256,7 +256,7 @@ def test_a_precision_without_a_kernel_takes_transformers_own_path():
     model = models.build(ModelSpec("mamba", d_model=16, n_layers=2), 5, 3)
     model.backbone.to(torch.bfloat16)
     tokens = torch.randint(5, (2, 6), generator=torch.Generator().manual_seed(1))
-    with scan.transformers_path():
+    with mixers.transformers_path():
         theirs = models.logits(model, tokens)
     assert torch.equal(models.logits(model, tokens), theirs)
 
@@ -363,7 +363,7 @@ def test_a_value_that_is_not_a_number_is_never_swallowed(i):
 def test_nor_in_vector_code_with_its_softplus_and_gate(i, width):
     tensors = fused_inputs(1, 5, width, 2)
     tensors[i].view(-1)[0] = float("nan")
-    assert scan._SelectiveScan.apply(False, *tensors).isnan().any()
+    assert scan.SelectiveScan.apply(False, *tensors).isnan().any()
 
 
 @pytest.mark.parametrize("width", [3, 64])
@@ -372,10 +372,10 @@ def test_nor_by_the_convolution_and_the_norm(width):
     for i in range(3):
         made = [x.clone(), torch.randn(width, 4), weight.clone()]
         made[i].view(-1)[0] = nan
-        assert scan._CausalConv.apply(True, *made).isnan().any()
+        assert scan.CausalConv.apply(True, *made).isnan().any()
         made = [x.clone(), x.clone(), weight.clone()]
         made[i].view(-1)[0] = nan
-        assert scan._Norm.apply(1e-5, *made).isnan().any()
+        assert scan.Norm.apply(1e-5, *made).isnan().any()
 
 
 def test_an_empty_batch_gives_an_empty_output():
@@ -447,7 +447,7 @@ def test_logits_and_every_gradient_agree_with_transformers_own_path(family, size
     model = models.build(ModelSpec(family, d_model=24, n_layers=2, d_state=5, d_conv=3), 7, 4)
     tokens = torch.randint(7, size, generator=torch.Generator().manual_seed(1))
     ours = logits_and_gradients(model, tokens)
-    with scan.transformers_path():
+    with mixers.transformers_path():
         theirs = logits_and_gradients(model, tokens)
     assert ours.keys() == theirs.keys()
     for name, value in theirs.items():
@@ -494,11 +494,11 @@ def mixer(family, batch, length, width, n, taps=4, few=2):
         A = -torch.exp(normal(width, n))
         weights = normal(width, 1, taps), normal(width), normal(rank + 2 * n, width), normal(width, rank)
         made = (normal(batch, length, 2 * width), *weights, normal(D, width), A, normal(width), normal(width))
-        return mamba_parts, scan._MambaMixer.apply, made
+        return mamba_parts, scan.MambaMixer.apply, made
     A, joined = -torch.exp(normal(heads)), width + 2 * n
     weights = normal(joined, taps), normal(joined), normal(heads), A, normal(heads), normal(width), normal(D, width)
     made = (normal(batch, length, width + joined + heads), *weights)
-    return mamba2_parts, lambda negative, *inputs: scan._Mamba2Mixer.apply(negative, 1e-5, *inputs), made
+    return mamba2_parts, lambda negative, *inputs: scan.Mamba2Mixer.apply(negative, 1e-5, *inputs), made
 
 
 @pytest.mark.parametrize("negative", [False, True])
@@ -614,7 +614,7 @@ def test_configurations_beyond_the_fused_mixers_agree_with_transformers_too(fami
         return {"out": out.detach(), **{name: p.grad.clone() for name, p in model.named_parameters()}}
 
     ours = both()
-    with scan.transformers_path():
+    with mixers.transformers_path():
         theirs = both()
     for name, value in theirs.items():
         assert (ours[name] - value).abs().max() <= 1e-3 * value.abs().max().clamp_min(1e-4), name
@@ -626,7 +626,7 @@ def test_the_convolution_agrees_for_every_number_of_taps(family, d_conv):
     model = models.build(ModelSpec(family, d_model=16, n_layers=1, d_state=4, d_conv=d_conv), 5, 3)
     tokens = torch.randint(5, (2, 9), generator=torch.Generator().manual_seed(1))
     ours = models.logits(model, tokens)
-    with scan.transformers_path():
+    with mixers.transformers_path():
         assert torch.allclose(ours, models.logits(model, tokens), atol=2e-6)
 
 
@@ -638,7 +638,7 @@ def test_models_run_on_our_scan_except_inside_transformers_path(family, monkeypa
     tokens = torch.zeros(2, 6, dtype=torch.int64)
     models.logits(model, tokens)
     assert len(calls) == 3
-    with scan.transformers_path():
+    with mixers.transformers_path():
         models.logits(model, tokens)
     assert len(calls) == 3
     models.logits(model, tokens)
@@ -665,7 +665,7 @@ def test_a_model_with_negative_eigenvalues_is_the_same_module_with_other_decays(
         y = recurrence(x, step, A, B, C, is_negative) + x * D
         return y if z is None else y * F.silu(z)
 
-    monkeypatch.setattr(scan._SelectiveScan, "apply", plainly)
+    monkeypatch.setattr(scan.SelectiveScan, "apply", plainly)
     negative.eval()  # in training the mixer is one function
     plain = logits_and_gradients(negative, tokens)
     for name, value in plain.items():
@@ -673,11 +673,11 @@ def test_a_model_with_negative_eigenvalues_is_the_same_module_with_other_decays(
 
 
 def test_negative_eigenvalues_end_with_the_forward_pass_also_after_an_error():
-    with pytest.raises(KeyError), scan.eigenvalues(True):
+    with pytest.raises(KeyError), mixers.eigenvalues(True):
         raise KeyError
     model = models.build(ModelSpec("mamba", d_model=16, n_layers=1), 5, 3)
     tokens = torch.zeros(1, 4, dtype=torch.int64)
-    with scan.transformers_path():
+    with mixers.transformers_path():
         plain = models.logits(model, tokens)
     assert torch.allclose(models.logits(model, tokens), plain, atol=2e-6)
 
@@ -685,16 +685,16 @@ def test_negative_eigenvalues_end_with_the_forward_pass_also_after_an_error():
 def test_transformers_path_refuses_negative_eigenvalues_rather_than_ignore_them():
     model = models.build(ModelSpec("mamba", d_model=16, n_layers=1, negative_eigenvalues=True), 5, 3)
     tokens = torch.zeros(1, 4, dtype=torch.int64)
-    with pytest.raises(RuntimeError, match="own path has none"), scan.transformers_path():
+    with pytest.raises(RuntimeError, match="own path has none"), mixers.transformers_path():
         models.logits(model, tokens)
     assert models.logits(model, tokens).isfinite().all()
 
 
 def test_neither_way_into_both_contexts_ignores_negative_eigenvalues():
-    with scan.eigenvalues(True), pytest.raises(RuntimeError, match="transformers' own path has not"):
-        scan.transformers_path().__enter__()
-    with scan.transformers_path(), pytest.raises(RuntimeError, match="own path has none"):
-        in_a_thread(scan.eigenvalues(True).__enter__)
+    with mixers.eigenvalues(True), pytest.raises(RuntimeError, match="transformers' own path has not"):
+        mixers.transformers_path().__enter__()
+    with mixers.transformers_path(), pytest.raises(RuntimeError, match="own path has none"):
+        in_a_thread(mixers.eigenvalues(True).__enter__)
 
 
 def in_a_thread(function):
@@ -704,11 +704,11 @@ def in_a_thread(function):
 
 
 def test_the_inner_of_two_blocks_of_transformers_path_leaves_the_outer_one_as_it_was():
-    with scan.transformers_path():
-        with scan.transformers_path():
+    with mixers.transformers_path():
+        with mixers.transformers_path():
             pass
-        assert modeling_mamba.mamba_inner_fn is scan.ORIGINAL[modeling_mamba, "mamba_inner_fn"]
-    assert modeling_mamba.mamba_inner_fn is scan.OURS[modeling_mamba, "mamba_inner_fn"]
+        assert modeling_mamba.mamba_inner_fn is mixers.ORIGINAL[modeling_mamba, "mamba_inner_fn"]
+    assert modeling_mamba.mamba_inner_fn is mixers.OURS[modeling_mamba, "mamba_inner_fn"]
 
 
 def test_negative_eigenvalues_refuse_blocks_that_would_run_again_without_them():
@@ -725,7 +725,7 @@ def test_packed_sequences_never_reach_kernels_that_would_mix_them(packed):
     settings = {"chunk_size": 4, "D": torch.ones(2), "dt_bias": torch.zeros(2), "dt_softplus": True}
     settings[packed] = torch.tensor([[0, 0, 0, 1, 1, 1]], dtype=torch.int32)
     outcomes = []
-    for path in (scan.transformers_path, nullcontext):
+    for path in (mixers.transformers_path, nullcontext):
         with path():
             try:
                 outcomes.append(modeling_mamba2.mamba2_chunk_scan(*arguments, **settings))
@@ -733,7 +733,7 @@ def test_packed_sequences_never_reach_kernels_that_would_mix_them(packed):
                 outcomes.append(type(error))
     theirs, ours = outcomes
     assert torch.equal(ours, theirs) if isinstance(theirs, torch.Tensor) else ours is theirs
-    with scan.eigenvalues(True), pytest.raises(NotImplementedError, match="packed sequences"):
+    with mixers.eigenvalues(True), pytest.raises(NotImplementedError, match="packed sequences"):
         modeling_mamba2.mamba2_chunk_scan(*arguments, **settings)
 
 
@@ -743,7 +743,7 @@ def test_the_gradient_of_a_very_short_step_keeps_its_digits():
     wide = torch.linspace(-15, 2, 200)
     tensors = [x, wide.expand(1, 1, 200).clone(), A, B, C, D, z, 0 * bias]
     weight = 1 / torch.sigmoid(wide.double()).expand(1, 1, 200)
-    ours = with_gradients(partial(scan._SelectiveScan.apply, False), tensors, weight)[2]
+    ours = with_gradients(partial(scan.SelectiveScan.apply, False), tensors, weight)[2]
     exact = with_gradients(fused_by_definition, [t.double() for t in tensors], weight)[2]
     assert ((ours.double() - exact).abs() <= 2e-5 * exact.abs() + 1e-9).all()
 
@@ -758,12 +758,12 @@ def test_transformers_path_puts_our_functions_back_also_after_an_error():
     def current():
         return modeling_mamba.mamba_selective_scan, modeling_mamba2.mamba2_chunk_scan
 
-    with pytest.raises(KeyError), scan.transformers_path():
+    with pytest.raises(KeyError), mixers.transformers_path():
         assert current() == tuple(
-            scan.ORIGINAL[where]
+            mixers.ORIGINAL[where]
             for where in ((modeling_mamba, "mamba_selective_scan"), (modeling_mamba2, "mamba2_chunk_scan"))
         )
         raise KeyError
     model = models.build(ModelSpec("mamba", d_model=16, n_layers=1), 5, 3)
-    assert not any(f in scan.ORIGINAL.values() for f in current())
+    assert not any(f in mixers.ORIGINAL.values() for f in current())
     assert models.logits(model, torch.zeros(1, 3, dtype=torch.int64)).isfinite().all()

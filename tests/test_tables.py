@@ -61,6 +61,7 @@ ROWS = {
     },
     "steps": {**SIZE, "path": "GRU", "seconds": 0.05, "times_ours": 1 / 3},
     "scaling": {**SIZE, "seconds": 0.05, "kept_bytes": 10},
+    "seed": {"task": "S3", "architecture": "gru", "started": 0.0, "ended": 1.5, "accuracy": 0.5, "cores": 2},
     "indices": {
         **WHERE,
         "passed": True,
@@ -79,13 +80,16 @@ KEYS = {
     "indices": "seed",
     "steps": "length",
     "scaling": "length",
+    "seed": "task",
 }
 by_name = pytest.mark.parametrize("name", ROWS)
 
 
 def table_of(name, n=3, **changes):
     """n rows that differ in one part of the key."""
-    return pd.DataFrame([{**ROWS[name], KEYS[name]: 3 + i, **changes} for i in range(n)])
+    key = KEYS[name]
+    text = isinstance(ROWS[name][key], str)
+    return pd.DataFrame([{**ROWS[name], key: f"S{3 + i}" if text else 3 + i, **changes} for i in range(n)])
 
 
 def test_there_is_a_row_here_for_every_schema():
@@ -159,6 +163,8 @@ BAD = [
     ("steps", {"seconds": 0.0}, "seconds"),
     ("scaling", {"kept_bytes": -1}, "kept_bytes"),
     ("indices", {"last_site": 0}, "last_site"),
+    ("seed", {"ended": 0.0}, "ended"),
+    ("seed", {"cores": 0}, "cores"),
 ]
 
 

@@ -182,7 +182,7 @@ def _digest(cell: Cell, device: str) -> str:
 @cache
 def _code_digest() -> str:
     """Of all that a measurement runs through: a number is never older than the code and the libraries that make it."""
-    names = ("tasks", "kernels", "scan", "models", "training", "stream", "probes")
+    names = ("tasks", "kernels", "scan", "mixers", "models", "training", "stream", "probes")
     own = [(Path(__file__).parent / f"{name}.py").read_bytes() for name in names]
     libraries = [version(name).encode() for name in ("torch", "transformers", "scikit-learn", "numpy", "numba")]
     return hashlib.sha256(b"".join(own + libraries)).hexdigest()

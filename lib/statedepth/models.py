@@ -9,11 +9,11 @@ import torch
 import transformers
 from torch import nn
 
-from statedepth import scan
+from statedepth import mixers
 
 FAMILIES = ("transformer", "mamba", "mamba2", "lstm", "gru")
 
-scan.install()
+mixers.install()
 
 
 @dataclass(frozen=True)
@@ -137,7 +137,7 @@ class Tracker(nn.Module):
             embedded = embedded + self.positions.weight[:length]
         if self.negative_eigenvalues and getattr(self.backbone, "is_activation_checkpointing", False):
             raise ValueError("negative_eigenvalues=True: a checkpointed block would run again without; switch that off")
-        with scan.eigenvalues(self.negative_eigenvalues):
+        with mixers.eigenvalues(self.negative_eigenvalues):
             return self.head(self.backbone(inputs_embeds=embedded, use_cache=False).last_hidden_state)
 
 

@@ -5,23 +5,17 @@
 (Gu and Dao 2023, arXiv:2312.00752). With negative eigenvalues, a_t = 2 exp(dt_t A) - 1, in [-1, 1] in place of [0, 1]
 (Grazzi et al. 2024, arXiv:2411.12537): one channel can then keep a parity.
 
-On CUDA the kernels of mamba-ssm do this, where they are installed; CPU tensors of single or double precision come here
-all the same. `kernels` has the loops; this module gives them to autograd and to transformers' classes. What these
-kernels do not do (a cache, packed sequences, several groups, limited steps, more than four taps) is left to transformers.
+`kernels` has the loops; this module puts them, alone and as whole mixers of Mamba and Mamba-2, on autograd's graph, and
+has the same recurrence as plain torch.
 """
 
 import functools
-import math
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from transformers.models.mamba import modeling_mamba
-from transformers.models.mamba2 import modeling_mamba2
 
 from statedepth import kernels
 
@@ -29,8 +23,6 @@ ONE: dict[torch.dtype, Any] = {
     torch.float32: np.float32(1),
     torch.float64: np.float64(1),
 }  # the precisions that there are kernels for
-SILU = ("silu", "swish")  # its names in transformers
-NO_LIMIT = (0.0, math.inf)  # of Mamba-2's steps
 Maybe = torch.Tensor | None
 Columns = tuple[int, int, int, int]  # the first ones of dt, B, C and z, each in its tensor
 
@@ -127,7 +119,7 @@ def _first_derivative(backward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(backward)
     def refuse_or_run(ctx: Any, *grads: torch.Tensor) -> Any:
         if torch.is_grad_enabled():
-            raise RuntimeError("the scan has no second derivative; take it inside `scan.transformers_path`")
+            raise RuntimeError("the scan has no second derivative; take it inside `mixers.transformers_path`")
         return backward(ctx, *grads)
 
     return refuse_or_run
@@ -136,7 +128,7 @@ def _first_derivative(backward: Callable[..., Any]) -> Callable[..., Any]:
 # ---- on autograd's graph ----------------------------------------------------------------------------------------------
 
 
-class _SelectiveScan(torch.autograd.Function):
+class SelectiveScan(torch.autograd.Function):
     """y = scan(x, step, A, B, C) + D x and y silu(z), step = softplus(dt + bias); what is None is left out.
 
     A is (E, N) or (E, 1); dt and bias have a column per channel, or per head of neighbouring channels (Mamba-2).
@@ -149,7 +141,7 @@ class _SelectiveScan(torch.autograd.Function):
         x, dt, A, B, C, D, z, bias = _plain(*inputs)
         assert A is not None
         inputs = (x, dt, None, bias, A.T.contiguous(), B, C, D, z)
-        step, starts, out = _scan(negative, _SelectiveScan.AT, *inputs)
+        step, starts, out = _scan(negative, SelectiveScan.AT, *inputs)
         ctx.negative = negative
         ctx.save_for_backward(*inputs, step, starts)
         return out
@@ -161,11 +153,11 @@ class _SelectiveScan(torch.autograd.Function):
         x, dt, _, _, _, B, C, _, z = inputs
         into = gx, gdt, gB, gC, gz = tuple(None if t is None else torch.empty_like(t) for t in (x, dt, B, C, z))
         gout = grads[0].contiguous()
-        _, gbias, gA, gD = _scan_gradients(ctx.negative, _SelectiveScan.AT, inputs, results, gout, into)
+        _, gbias, gA, gD = _scan_gradients(ctx.negative, SelectiveScan.AT, inputs, results, gout, into)
         return None, gx, gdt, gA.T, gB, gC, gD, gz, gbias
 
 
-class _CausalConv(torch.autograd.Function):
+class CausalConv(torch.autograd.Function):
     """Depthwise causal convolution of x (B, T, E) with weight (E, K), K at most 4, and bias (E,); SiLU if asked for."""
 
     @staticmethod
@@ -187,7 +179,7 @@ class _CausalConv(torch.autograd.Function):
         return None, gx, gweight[:, -ctx.shape[-1] :].reshape(ctx.shape), gbias
 
 
-class _Norm(torch.autograd.Function):
+class Norm(torch.autograd.Function):
     """Root-mean-square norm of (..., E) with its weight (E,), after a gate where there is one."""
 
     @staticmethod
@@ -208,7 +200,7 @@ class _Norm(torch.autograd.Function):
         return None, gx.view(shape), None if gz is None else gz.view(shape), gweight
 
 
-class _MambaMixer(torch.autograd.Function):
+class MambaMixer(torch.autograd.Function):
     """Mamba's mixer after its first projection, with a backward of its own: nothing is cut out, joined or zeroed.
 
     xz (B, T, 2E) is what the convolution reads beside the gate; conv (E, 1, K) and its bias; x_proj (R + 2N, E);
@@ -245,7 +237,7 @@ class _MambaMixer(torch.autograd.Function):
         return None, gxz, gconv, gconv_bias, gx_proj, gdt_proj.T, gout_proj, gA.T, gD, gbias
 
 
-class _Mamba2Mixer(torch.autograd.Function):
+class Mamba2Mixer(torch.autograd.Function):
     """Mamba-2's mixer after its first projection, likewise.
 
     zxbcdt (B, T, 2E + 2N + H): gate, what the convolution reads, steps. conv (E + 2N, K) and its bias; A, D and the
@@ -312,7 +304,7 @@ def selective_scan(
     for name, value in inputs.items():
         if value.dtype != x.dtype or value.dtype not in ONE or value.device.type != "cpu":
             raise ValueError(f"{name} is {value.dtype} on {value.device}: all must be one of float32, float64, on cpu")
-    return _SelectiveScan.apply(negative_eigenvalues, x, dt, A, B, C, None, None, None)
+    return SelectiveScan.apply(negative_eigenvalues, x, dt, A, B, C, None, None, None)
 
 
 def recurrence(
@@ -330,240 +322,3 @@ def recurrence(
         h = (2 * decay - 1 if negative_eigenvalues else decay) * h + (dt[:, t] * x[:, t])[..., None] * B[:, t, None]
         y.append((h * C[:, t, None]).sum(-1))
     return torch.stack(y, 1)
-
-
-_NEGATIVE = ContextVar("negative eigenvalues", default=False)
-_WHOLE = ContextVar("this mixer may run as one function", default=True)
-
-
-@contextmanager
-def eigenvalues(negative: bool) -> Iterator[None]:
-    """Inside the block, Mamba and Mamba-2 have decays in [-1, 1] where `negative`, else in [0, 1] as usual.
-
-    RuntimeError where transformers' own functions are in place, which have none.
-    """
-    if negative and not all(getattr(*where) is ours for where, ours in OURS.items()):
-        raise RuntimeError("negative eigenvalues: transformers' own path has none; leave `transformers_path` first")
-    with _set(_NEGATIVE, negative):
-        yield
-
-
-@contextmanager
-def _set(flag: ContextVar[bool], value: bool) -> Iterator[None]:
-    token = flag.set(value)
-    try:
-        yield
-    finally:
-        flag.reset(token)
-
-
-def _causal_conv(
-    hidden_states: torch.Tensor,
-    weight: torch.Tensor,
-    bias: torch.Tensor | None = None,
-    activation: str | None = None,
-    **_: Any,
-) -> torch.Tensor:
-    """What the mixers call for their short convolution, (B, E, T) to (B, E, T): grouped conv1d is slow on a CPU."""
-    bias = weight.new_zeros(len(weight)) if bias is None else bias
-    fused = activation in SILU
-    out = _CausalConv.apply(fused, hidden_states.transpose(1, 2), weight, bias)
-    return (out if fused or activation is None else modeling_mamba.ACT2FN[activation](out)).transpose(1, 2)
-
-
-def _mamba_scan(
-    hidden_states: torch.Tensor,
-    dt: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor,
-    z: torch.Tensor,
-    delta_bias: torch.Tensor,
-    **_: Any,
-) -> torch.Tensor:
-    """What transformers' Mamba mixer calls between its convolution and its output projection; all (B, E or N, T)."""
-    x, dt, B, C, z = (t.transpose(1, 2) for t in (hidden_states, dt, B, C, z))
-    if _have_kernels(x, dt, A, B, C, D, z, delta_bias):
-        return _SelectiveScan.apply(_NEGATIVE.get(), x, dt, A, B, C, D, z, delta_bias).transpose(1, 2)
-    y = recurrence(x, F.softplus(dt + delta_bias), A, B, C, _NEGATIVE.get())  # no kernel has negative eigenvalues
-    return ((y + x * D) * F.silu(z)).transpose(1, 2)
-
-
-def _mamba2_scan(
-    hidden_states: torch.Tensor,
-    dt: torch.Tensor,
-    A: torch.Tensor,
-    B: torch.Tensor,
-    C: torch.Tensor,
-    D: torch.Tensor,
-    dt_bias: torch.Tensor,
-    **_: Any,
-) -> torch.Tensor:
-    """Mamba-2's state is Mamba's with one A and one dt per head: x (B, T, H, P), dt (B, T, H), B and C (B, T, 1, N)."""
-    size = hidden_states.shape[3]
-    x, A = hidden_states.flatten(2), A.repeat_interleave(size)[:, None]
-    B, C, D = B[:, :, 0], C[:, :, 0], D.repeat_interleave(size)
-    if _have_kernels(x, dt, A, B, C, D, dt_bias):
-        y = _SelectiveScan.apply(_NEGATIVE.get(), x, dt, A, B, C, D, None, dt_bias)
-    else:
-        step = F.softplus(dt + dt_bias).repeat_interleave(size, dim=2)
-        y = recurrence(x, step, A, B, C, _NEGATIVE.get()) + x * D
-    return y.view(hidden_states.shape)
-
-
-def _mamba_mixer(xz: torch.Tensor, *inputs: Any, delta_bias: torch.Tensor, **_: Any) -> Maybe:
-    """What Mamba's mixer calls when it is trained, (B, 2E, T) to (B, T, D); None: go on with the parts above."""
-    conv, conv_bias, x_proj, dt_proj, out_proj, out_bias, A, _b, _c, D = inputs
-    given = (xz, conv, conv_bias, x_proj, dt_proj, out_proj, A, D, delta_bias)
-    plain = conv_bias is not None and out_bias is None and conv.shape[-1] <= kernels.TAPS and _WHOLE.get()
-    if not plain or not _have_kernels(*given):
-        return None
-    return _MambaMixer.apply(_NEGATIVE.get(), xz.transpose(1, 2), *given[1:])
-
-
-def _mamba2_mixer(
-    zxbcdt: torch.Tensor,
-    conv: torch.Tensor,
-    conv_bias: Maybe,
-    dt_bias: torch.Tensor,
-    A: torch.Tensor,
-    D: torch.Tensor,
-    *,
-    rmsnorm_weight: torch.Tensor,
-    rmsnorm_eps: float,
-    outproj_weight: torch.Tensor,
-    outproj_bias: Maybe,
-    **_: Any,
-) -> Maybe:
-    """What Mamba-2's mixer calls when it is trained, (B, T, 2E + 2N + H) to (B, T, D); None: go on with the parts."""
-    given = (zxbcdt, conv, conv_bias, dt_bias, A, D, rmsnorm_weight, outproj_weight)
-    plain = conv_bias is not None and outproj_bias is None and conv.shape[-1] <= kernels.TAPS and _WHOLE.get()
-    if not plain or not _have_kernels(*given):
-        return None
-    return _Mamba2Mixer.apply(_NEGATIVE.get(), rmsnorm_eps, *given)
-
-
-def _norm(module: Any, hidden_states: torch.Tensor, gate: torch.Tensor | None = None) -> torch.Tensor:
-    """What the blocks' norms and Mamba-2's gated one do."""
-    return _Norm.apply(module.variance_epsilon, hidden_states, gate, module.weight)
-
-
-def _have_kernels(*values: Any) -> bool:
-    """Are all tensors among these on the CPU and of one precision that there are kernels for?"""
-    tensors = [value for value in values if isinstance(value, torch.Tensor)]
-    kinds = {(tensor.device.type, tensor.dtype) for tensor in tensors}
-    return len(kinds) == 1 and kinds <= {("cpu", dtype) for dtype in ONE}
-
-
-# ---- in the place of transformers' functions --------------------------------------------------------------------------
-
-Where = tuple[Any, str]  # a module or class, and the name of its function
-
-
-def _asks_for_more(kwargs: dict[str, Any]) -> bool:
-    """A cache, packed sequences, several groups, another softplus or limited steps: transformers does these alone."""
-    asked = ("return_last_state", "return_final_states", "initial_states", "seq_idx", "cu_seqlens", "norm_before_gate")
-    softplus = [kwargs[name] for name in ("delta_softplus", "dt_softplus") if name in kwargs]
-    limited = tuple(kwargs.get("dt_limit", NO_LIMIT)) != NO_LIMIT
-    several = kwargs.get("ngroups", 1) > 1
-    return (
-        several
-        or limited
-        or not all(softplus)
-        or any(kwargs.get(n) is not None and kwargs[n] is not False for n in asked)
-    )
-
-
-def _scans(ours: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
-    """Ours for the tensors that there are kernels for, and for all where the decays may be negative."""
-
-    @functools.wraps(original)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        more = _asks_for_more(kwargs) or (ours is _mamba2_scan and args[3].shape[2] > 1)
-        if _NEGATIVE.get() and more:
-            raise NotImplementedError(
-                "negative eigenvalues: not with a cache, packed sequences, several groups or limited steps; pass none"
-            )
-        use = not more and (_NEGATIVE.get() or _have_kernels(*args, *kwargs.values()))
-        return (ours if use else original)(*args, **kwargs)
-
-    return call
-
-
-def _convolves(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def call(hidden_states: torch.Tensor, weight: torch.Tensor, bias: Maybe = None, *args: Any, **kwargs: Any) -> Any:
-        use = (
-            weight.shape[-1] <= kernels.TAPS
-            and not _asks_for_more(kwargs)
-            and _have_kernels(hidden_states, weight, bias)
-        )
-        return (_causal_conv if use else original)(hidden_states, weight, bias, *args, **kwargs)
-
-    return call
-
-
-def _norms(original: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(original)
-    def call(module: Any, hidden_states: torch.Tensor, gate: Maybe = None) -> torch.Tensor:
-        whole = getattr(module, "group_size", hidden_states.shape[-1]) == hidden_states.shape[-1]
-        use = whole and _have_kernels(hidden_states, gate, module.weight)
-        return (_norm if use else original)(module, hidden_states, *(() if gate is None else (gate,)))
-
-    return call
-
-
-def _mixes(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A mixer as it is, but in one function only where that knows all: not a mask, nor another activation."""
-
-    @functools.wraps(original)
-    def call(module: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
-        masked = any(value is not None for value in (*args[1:], kwargs.get("attention_mask")))
-        with _set(_WHOLE, not masked and module.activation in SILU):
-            return original(module, hidden_states, *args, **kwargs)
-
-    return call
-
-
-STANDS_IN: dict[Where, Callable[..., Any]] = {
-    (modeling_mamba, "mamba_inner_fn"): functools.partial(_scans, _mamba_mixer),
-    (modeling_mamba, "mamba_selective_scan"): functools.partial(_scans, _mamba_scan),
-    (modeling_mamba2, "mamba2_split_conv1d_scan_combined"): functools.partial(_scans, _mamba2_mixer),
-    (modeling_mamba2, "mamba2_chunk_scan"): functools.partial(_scans, _mamba2_scan),
-    (modeling_mamba, "causal_conv1d_fn"): _convolves,
-    (modeling_mamba2, "causal_conv1d_fn"): _convolves,
-    (modeling_mamba.MambaRMSNorm, "forward"): _norms,
-    (modeling_mamba2.Mamba2RMSNorm, "forward"): _norms,
-    (modeling_mamba2.MambaRMSNormGated, "forward"): _norms,
-    (modeling_mamba.MambaMixer, "forward"): _mixes,
-    (modeling_mamba2.Mamba2Mixer, "forward"): _mixes,
-}
-ORIGINAL: dict[Where, Callable[..., Any]] = {where: getattr(*where) for where in STANDS_IN}
-OURS: dict[Where, Callable[..., Any]] = {where: made(ORIGINAL[where]) for where, made in STANDS_IN.items()}
-
-
-def _put(functions: dict[Where, Callable[..., Any]]) -> None:
-    for where, function in functions.items():
-        setattr(*where, function)
-
-
-def install() -> None:
-    """Let transformers' Mamba and Mamba-2 classes use this module for CPU tensors, whatever else is installed."""
-    _put(OURS)
-
-
-@contextmanager
-def transformers_path() -> Iterator[None]:
-    """Inside the block, those classes run as transformers ships them (for comparisons), in all threads.
-
-    RuntimeError inside a block of negative eigenvalues, which they would ignore.
-    """
-    if _NEGATIVE.get():
-        raise RuntimeError("transformers_path: inside `eigenvalues(True)`, which transformers' own path has not")
-    before = {where: getattr(*where) for where in ORIGINAL}
-    _put(ORIGINAL)
-    try:
-        yield
-    finally:
-        _put(before)
