@@ -9,7 +9,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 import transformers
-from transformers.models.mamba import modeling_mamba
 from transformers.models.mamba2 import modeling_mamba2
 
 from statedepth import kernels, mixers, models, scan
@@ -516,7 +515,7 @@ def test_a_whole_mixer_and_the_gradient_of_every_weight_are_those_of_its_parts(f
         assert torch.allclose(a, b, rtol=1e-9, atol=1e-11 * float(b.abs().max())), i
 
 
-@pytest.mark.parametrize("size", [(64, 32, 64, 8), (5, 129, 48, 3)])
+@pytest.mark.parametrize("size", [(64, 32, 64, 8), (64, 128, 64, 8), (64, 32, 128, 16), (5, 129, 48, 3)])
 @pytest.mark.parametrize("family", ["mamba", "mamba2"])
 def test_a_whole_mixer_in_float32_is_within_1e_5_of_its_parts_in_float64(family, size):
     parts, ours, tensors = mixer(family, *size)
@@ -694,7 +693,7 @@ def test_neither_way_into_both_contexts_ignores_negative_eigenvalues():
     with mixers.eigenvalues(True), pytest.raises(RuntimeError, match="transformers' own path has not"):
         mixers.transformers_path().__enter__()
     with mixers.transformers_path(), pytest.raises(RuntimeError, match="own path has none"):
-        in_a_thread(mixers.eigenvalues(True).__enter__)
+        mixers.eigenvalues(True).__enter__()
 
 
 def in_a_thread(function):
@@ -703,12 +702,74 @@ def in_a_thread(function):
         return pool.submit(function).result()
 
 
-def test_the_inner_of_two_blocks_of_transformers_path_leaves_the_outer_one_as_it_was():
-    with mixers.transformers_path():
+def runs_on_ours(model):
+    """Does a forward pass of this model call our scan?"""
+    calls, kernel = [], kernels.scan_forward
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kernels, "scan_forward", lambda *arrays: calls.append(1) or kernel(*arrays))
+        models.logits(model, torch.zeros(1, 3, dtype=torch.int64))
+    return bool(calls)
+
+
+def test_blocks_of_transformers_path_nest_and_end_also_where_threads_overlap():
+    model = models.build(ModelSpec("mamba", d_model=16, n_layers=1), 5, 3)
+    outer = mixers.transformers_path()
+    with outer:
         with mixers.transformers_path():
             pass
-        assert modeling_mamba.mamba_inner_fn is mixers.ORIGINAL[modeling_mamba, "mamba_inner_fn"]
-    assert modeling_mamba.mamba_inner_fn is mixers.OURS[modeling_mamba, "mamba_inner_fn"]
+        assert not runs_on_ours(model)
+        assert in_a_thread(lambda: runs_on_ours(model))  # another thread goes its own way
+    assert runs_on_ours(model)
+
+
+@pytest.mark.parametrize(("family", "name"), [("mamba", "x_proj"), ("mamba", "out_proj"), ("mamba2", "norm")])
+def test_hooks_and_adapters_inside_a_mixer_work_in_training_as_they_do_in_transformers(family, name):
+    """A hook, or a forward of one's own: where the whole mixer would read the weight alone, it runs in parts."""
+    model = models.build(ModelSpec(family, d_model=16, n_layers=1), 5, 3).train()
+    tokens = torch.randint(5, (2, 6), generator=torch.Generator().manual_seed(1))
+    plain = models.logits(model, tokens)
+    part = getattr(models.blocks(model)[0].mixer, name)
+    handle = part.register_forward_hook(lambda _m, _i, out: 8.0 * out)
+    hooked = models.logits(model, tokens)
+    with mixers.transformers_path():
+        assert torch.allclose(models.logits(model, tokens), hooked, rtol=0, atol=5e-6)
+    assert not torch.allclose(hooked, plain, rtol=0, atol=1e-4)
+    handle.remove()
+    original = part.forward
+    part.forward = lambda *args: 8.0 * original(*args)
+    assert torch.allclose(models.logits(model, tokens), hooked, rtol=0, atol=5e-6)
+
+
+@pytest.mark.parametrize("family", ["mamba", "mamba2"])
+@pytest.mark.parametrize("mode", [True, False])
+def test_a_checkpointed_block_and_a_cache_give_what_they_give_in_transformers(family, mode):
+    model = models.build(ModelSpec(family, d_model=16, n_layers=2), 5, 3).train(mode)
+    tokens = torch.randint(5, (2, 9), generator=torch.Generator().manual_seed(1))
+    plain = logits_and_gradients(model, tokens)
+    model.backbone.activation_checkpointing_enable()
+    for name, value in logits_and_gradients(model, tokens).items():
+        assert torch.allclose(value, plain[name], rtol=1e-4, atol=1e-6), name
+    model.backbone.activation_checkpointing_disable()
+    embedded = model.backbone.get_input_embeddings()(tokens)
+    with torch.no_grad():
+        whole = model.backbone(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        first = model.backbone(inputs_embeds=embedded[:, :8], use_cache=True)
+        last = model.backbone(inputs_embeds=embedded[:, 8:], cache_params=first.cache_params, use_cache=True)
+        assert torch.allclose(last.last_hidden_state[:, 0], whole[:, 8], atol=1e-5)
+        with mixers.eigenvalues(True), pytest.raises(NotImplementedError, match="use_cache=False"):
+            model.backbone(inputs_embeds=embedded[:, 8:], cache_params=first.cache_params, use_cache=True)
+
+
+def test_double_precision_models_and_tracing_are_left_to_transformers():
+    model = models.build(ModelSpec("mamba", d_model=16, n_layers=1), 5, 3).double().eval()
+    tokens = torch.zeros(1, 4, dtype=torch.int64)
+    ours = models.logits(model, tokens)
+    with mixers.transformers_path():
+        assert torch.allclose(models.logits(model, tokens), ours, rtol=1e-12, atol=1e-14)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch.compiler, "is_compiling", lambda: True)
+        assert not runs_on_ours(model.float())
+    assert runs_on_ours(model)
 
 
 def test_negative_eigenvalues_refuse_blocks_that_would_run_again_without_them():
@@ -754,16 +815,9 @@ def test_negative_eigenvalues_are_a_choice_for_mamba_alone(family, value):
         ModelSpec(family, negative_eigenvalues=value)
 
 
-def test_transformers_path_puts_our_functions_back_also_after_an_error():
-    def current():
-        return modeling_mamba.mamba_selective_scan, modeling_mamba2.mamba2_chunk_scan
-
-    with pytest.raises(KeyError), mixers.transformers_path():
-        assert current() == tuple(
-            mixers.ORIGINAL[where]
-            for where in ((modeling_mamba, "mamba_selective_scan"), (modeling_mamba2, "mamba2_chunk_scan"))
-        )
-        raise KeyError
+def test_transformers_path_ends_also_after_an_error():
     model = models.build(ModelSpec("mamba", d_model=16, n_layers=1), 5, 3)
-    assert not any(f in mixers.ORIGINAL.values() for f in current())
-    assert models.logits(model, torch.zeros(1, 3, dtype=torch.int64)).isfinite().all()
+    with pytest.raises(KeyError), mixers.transformers_path():
+        assert not runs_on_ours(model)
+        raise KeyError
+    assert runs_on_ours(model)

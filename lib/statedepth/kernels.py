@@ -67,9 +67,9 @@ def scan_forward(x, dt, W, bias, A, B, C, D, z, at, one, scale, step, out, start
 
     A is (N, E), so that the inner loop runs along memory, or (1, E) where all N have the same. bias, step and, without
     W (R, E), dt have one column per channel (Mamba) or per head of neighbouring channels (Mamba-2). `at`: the first
-    columns of dt, B, C and z. Of the states, those before every `CHUNK`-th token are kept in `starts` (B, chunks, N, E); the backward
-    computes the others again, which is cheaper than fetching them. The decay is scale * exp(step A) + 1 - scale: scale
-    is 1, or 2 with negative eigenvalues.
+    columns of dt, B, C and z. Of the states, those before every `CHUNK`-th token are kept in `starts` (B, chunks, N, E);
+    the backward computes the others again, which is cheaper than fetching them. The decay is scale * exp(step A) + 1 -
+    scale: scale is 1, or 2 with negative eigenvalues.
     """
     batch, length, heads = step.shape
     n_state, width = starts.shape[2:]

@@ -1,8 +1,8 @@
 """Mamba and Mamba-2 of transformers on the scan of this library: the classes, and their parameter names, stay theirs.
 
-On CUDA the kernels of mamba-ssm run, where they are installed; CPU tensors of single or double precision come here all
-the same. What our kernels do not do (a cache, packed sequences, several groups, limited steps, more than four taps) is
-left to transformers.
+On CUDA the kernels of mamba-ssm run, where they are installed; CPU tensors of single precision come here all the same.
+What our kernels do not do (a cache, packed sequences, several groups, limited steps, more than four taps, another
+precision, tracing and compiling) is left to transformers.
 """
 
 import functools
@@ -24,6 +24,7 @@ NO_LIMIT = (0.0, math.inf)  # of Mamba-2's steps
 Maybe = torch.Tensor | None
 
 _NEGATIVE = ContextVar("negative eigenvalues", default=False)
+_THEIRS = ContextVar("transformers' own functions", default=False)
 _WHOLE = ContextVar("this mixer may run as one function", default=True)
 
 
@@ -31,9 +32,10 @@ _WHOLE = ContextVar("this mixer may run as one function", default=True)
 def eigenvalues(negative: bool) -> Iterator[None]:
     """Inside the block, Mamba and Mamba-2 have decays in [-1, 1] where `negative`, else in [0, 1] as usual.
 
-    RuntimeError where transformers' own functions are in place, which have none.
+    RuntimeError inside `transformers_path`, which has none. A checkpointed block that runs again in a backward pass must
+    do so inside such a block too.
     """
-    if negative and not all(getattr(*where) is ours for where, ours in OURS.items()):
+    if negative and _THEIRS.get():
         raise RuntimeError("negative eigenvalues: transformers' own path has none; leave `transformers_path` first")
     with _set(_NEGATIVE, negative):
         yield
@@ -77,7 +79,9 @@ def _mamba_scan(
     x, dt, B, C, z = (t.transpose(1, 2) for t in (hidden_states, dt, B, C, z))
     if _have_kernels(x, dt, A, B, C, D, z, delta_bias):
         return scan.SelectiveScan.apply(_NEGATIVE.get(), x, dt, A, B, C, D, z, delta_bias).transpose(1, 2)
-    y = scan.recurrence(x, F.softplus(dt + delta_bias), A, B, C, _NEGATIVE.get())  # no kernel has negative eigenvalues
+    y = scan.recurrence(
+        x, F.softplus(dt + delta_bias), A, B, C, _NEGATIVE.get()
+    )  # elsewhere no kernel has negative eigenvalues
     return ((y + x * D) * F.silu(z)).transpose(1, 2)
 
 
@@ -141,8 +145,12 @@ def _norm(module: Any, hidden_states: torch.Tensor, gate: torch.Tensor | None = 
 
 
 def _have_kernels(*values: Any) -> bool:
-    """Are all tensors among these on the CPU and of one precision that there are kernels for?"""
+    """Are all tensors among these plain ones, on the CPU and of one precision that there are kernels for?"""
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False
     tensors = [value for value in values if isinstance(value, torch.Tensor)]
+    if not all(type(tensor) in (torch.Tensor, torch.nn.Parameter) for tensor in tensors):
+        return False
     kinds = {(tensor.device.type, tensor.dtype) for tensor in tensors}
     return len(kinds) == 1 and kinds <= {("cpu", dtype) for dtype in scan.ONE}
 
@@ -153,17 +161,14 @@ Where = tuple[Any, str]  # a module or class, and the name of its function
 
 
 def _asks_for_more(kwargs: dict[str, Any]) -> bool:
-    """A cache, packed sequences, several groups, another softplus or limited steps: transformers does these alone."""
+    """A cache, packed sequences, several groups or limited steps: transformers does these alone."""
     asked = ("return_last_state", "return_final_states", "initial_states", "seq_idx", "cu_seqlens", "norm_before_gate")
-    softplus = [kwargs[name] for name in ("delta_softplus", "dt_softplus") if name in kwargs]
     limited = tuple(kwargs.get("dt_limit", NO_LIMIT)) != NO_LIMIT
     several = kwargs.get("ngroups", 1) > 1
-    return (
-        several
-        or limited
-        or not all(softplus)
-        or any(kwargs.get(n) is not None and kwargs[n] is not False for n in asked)
-    )
+    return several or limited or any(kwargs.get(n) is not None and kwargs[n] is not False for n in asked)
+
+
+SOFTPLUS = {_mamba_scan: "delta_softplus", _mamba2_scan: "dt_softplus"}  # ours apply it always
 
 
 def _scans(ours: Callable[..., Any], original: Callable[..., Any]) -> Callable[..., Any]:
@@ -171,10 +176,14 @@ def _scans(ours: Callable[..., Any], original: Callable[..., Any]) -> Callable[.
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
+        if _THEIRS.get():
+            return original(*args, **kwargs)
         more = _asks_for_more(kwargs) or (ours is _mamba2_scan and args[3].shape[2] > 1)
+        more = more or (ours in SOFTPLUS and not kwargs.get(SOFTPLUS[ours]))
         if _NEGATIVE.get() and more:
             raise NotImplementedError(
-                "negative eigenvalues: not with a cache, packed sequences, several groups or limited steps; pass none"
+                "negative eigenvalues: not with a cache, packed sequences, several groups or limited steps; call the model "
+                "with use_cache=False and one sequence per row"
             )
         use = not more and (_NEGATIVE.get() or _have_kernels(*args, *kwargs.values()))
         return (ours if use else original)(*args, **kwargs)
@@ -199,20 +208,42 @@ def _norms(original: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(original)
     def call(module: Any, hidden_states: torch.Tensor, gate: Maybe = None) -> torch.Tensor:
         whole = getattr(module, "group_size", hidden_states.shape[-1]) == hidden_states.shape[-1]
-        use = whole and _have_kernels(hidden_states, gate, module.weight)
+        use = whole and hidden_states.dtype == torch.float32 and _have_kernels(hidden_states, gate, module.weight)
+        use = use and not _THEIRS.get()  # in double precision, transformers' own computes in single
         return (_norm if use else original)(module, hidden_states, *(() if gate is None else (gate,)))
 
     return call
 
 
 def _mixes(original: Callable[..., Any]) -> Callable[..., Any]:
-    """A mixer as it is, but in one function only where that knows all: not a mask, nor another activation."""
+    """A mixer as it is, but in one function only where that knows all: no mask, no other activation, and nobody's hooks,
+    adapters or replacements on the modules whose weights it reads in place of calling them.
+    """
 
     @functools.wraps(original)
     def call(module: Any, hidden_states: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
         masked = any(value is not None for value in (*args[1:], kwargs.get("attention_mask")))
-        with _set(_WHOLE, not masked and module.activation in SILU):
+        inner = [getattr(module, name) for name in ("x_proj", "norm", "out_proj") if hasattr(module, name)]
+        with _set(_WHOLE, not masked and module.activation in SILU and all(map(_is_plain, inner))):
             return original(module, hidden_states, *args, **kwargs)
+
+    return call
+
+
+def _is_plain(module: torch.nn.Module) -> bool:
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    known = type(module) in (torch.nn.Linear, modeling_mamba2.MambaRMSNormGated)
+    return known and not any(hooks) and "forward" not in vars(module)
+
+
+def _steps(original: Callable[..., Any]) -> Callable[..., Any]:
+    """One token after a cache: transformers' own, which has no negative eigenvalues."""
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if _NEGATIVE.get():
+            raise NotImplementedError("negative eigenvalues: not with a cache; call the model with use_cache=False")
+        return original(*args, **kwargs)
 
     return call
 
@@ -222,6 +253,8 @@ STANDS_IN: dict[Where, Callable[..., Any]] = {
     (modeling_mamba, "mamba_selective_scan"): functools.partial(_scans, _mamba_scan),
     (modeling_mamba2, "mamba2_split_conv1d_scan_combined"): functools.partial(_scans, _mamba2_mixer),
     (modeling_mamba2, "mamba2_chunk_scan"): functools.partial(_scans, _mamba2_scan),
+    (modeling_mamba, "mamba_selective_state_update"): _steps,
+    (modeling_mamba2, "mamba2_selective_state_update"): _steps,
     (modeling_mamba, "causal_conv1d_fn"): _convolves,
     (modeling_mamba2, "causal_conv1d_fn"): _convolves,
     (modeling_mamba.MambaRMSNorm, "forward"): _norms,
@@ -234,27 +267,19 @@ ORIGINAL: dict[Where, Callable[..., Any]] = {where: getattr(*where) for where in
 OURS: dict[Where, Callable[..., Any]] = {where: made(ORIGINAL[where]) for where, made in STANDS_IN.items()}
 
 
-def _put(functions: dict[Where, Callable[..., Any]]) -> None:
-    for where, function in functions.items():
-        setattr(*where, function)
-
-
 def install() -> None:
-    """Let transformers' Mamba and Mamba-2 classes use this module for CPU tensors, whatever else is installed."""
-    _put(OURS)
+    """Let transformers' Mamba and Mamba-2 classes use this library for CPU tensors, whatever else is installed."""
+    for where, function in OURS.items():
+        setattr(*where, function)
 
 
 @contextmanager
 def transformers_path() -> Iterator[None]:
-    """Inside the block, those classes run as transformers ships them (for comparisons), in all threads.
+    """Inside the block, those classes run as transformers ships them (for comparisons).
 
     RuntimeError inside a block of negative eigenvalues, which they would ignore.
     """
     if _NEGATIVE.get():
         raise RuntimeError("transformers_path: inside `eigenvalues(True)`, which transformers' own path has not")
-    before = {where: getattr(*where) for where in ORIGINAL}
-    _put(ORIGINAL)
-    try:
+    with _set(_THEIRS, True):
         yield
-    finally:
-        _put(before)

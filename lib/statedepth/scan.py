@@ -92,7 +92,8 @@ def _conv_gradients(
     return gweight.T, gbias
 
 
-def _shares(x: torch.Tensor, width: int) -> tuple[Any, Any]:
+def _one_and_share(x: torch.Tensor, width: int) -> tuple[Any, Any]:
+    """1 and 1 / width, in the precision of x."""
     one = _numbers(x)[0]
     return one, one / type(one)(width)
 
@@ -100,7 +101,7 @@ def _shares(x: torch.Tensor, width: int) -> tuple[Any, Any]:
 def _normed(eps: float, x: torch.Tensor, z: Maybe, weight: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """The norm of rows x (R, E), gated by the first columns of z where there is one, and each row's scale."""
     scale, out = x.new_empty(len(x)), torch.empty_like(x)
-    numbers = _shares(x, len(weight))
+    numbers = _one_and_share(x, len(weight))
     kernels.norm_forward(*_arrays(x, z, weight), *numbers, type(numbers[0])(eps), *_arrays(scale, out))
     return out, scale
 
@@ -109,7 +110,7 @@ def _normed_gradients(x: Any, z: Maybe, weight: Any, scale: Any, gout: Any, gz: 
     """The gradients of x and of the weight; that of z goes into `gz`."""
     gx, gweight = torch.empty_like(x), torch.zeros_like(weight)
     results = _arrays(scale, gout, gx, gz, gweight)
-    kernels.norm_backward(*_arrays(x, z, weight), *_shares(x, len(weight)), *results)
+    kernels.norm_backward(*_arrays(x, z, weight), *_one_and_share(x, len(weight)), *results)
     return gx, gweight
 
 
@@ -119,7 +120,9 @@ def _first_derivative(backward: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(backward)
     def refuse_or_run(ctx: Any, *grads: torch.Tensor) -> Any:
         if torch.is_grad_enabled():
-            raise RuntimeError("the scan has no second derivative; take it inside `mixers.transformers_path`")
+            raise RuntimeError(
+                "the scan has no second derivative; take it of `recurrence`, or inside `mixers.transformers_path`"
+            )
         return backward(ctx, *grads)
 
     return refuse_or_run
@@ -149,7 +152,8 @@ class SelectiveScan(torch.autograd.Function):
     @staticmethod
     @_first_derivative
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Maybe, ...]:
-        inputs, results = ctx.saved_tensors[:9], ctx.saved_tensors[9:]
+        saved = ctx.saved_tensors
+        inputs, results = saved[:9], saved[9:]
         x, dt, _, _, _, B, C, _, z = inputs
         into = gx, gdt, gB, gC, gz = tuple(None if t is None else torch.empty_like(t) for t in (x, dt, B, C, z))
         gout = grads[0].contiguous()
@@ -224,8 +228,8 @@ class MambaMixer(torch.autograd.Function):
     @staticmethod
     @_first_derivative
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Maybe, ...]:
-        scanned, results = ctx.saved_tensors[:9], ctx.saved_tensors[9:11]
-        conv, conv_bias, x_proj, out_proj, out = ctx.saved_tensors[11:]
+        saved = ctx.saved_tensors
+        scanned, results, (conv, conv_bias, x_proj, out_proj, out) = saved[:9], saved[9:11], saved[11:]
         x, low, xz, g = scanned[0], scanned[1], scanned[8], grads[0].contiguous()
         gxz, gx, glow = (torch.empty_like(t) for t in (xz, x, low))
         into = (gx, glow, glow, glow, gxz)
@@ -262,8 +266,8 @@ class Mamba2Mixer(torch.autograd.Function):
     @staticmethod
     @_first_derivative
     def backward(ctx: Any, *grads: torch.Tensor) -> tuple[Maybe, ...]:
-        scanned, results = ctx.saved_tensors[:9], ctx.saved_tensors[9:11]
-        conv, conv_bias, norm, out_proj, y, out, scale = ctx.saved_tensors[11:]
+        saved = ctx.saved_tensors  # once: a checkpointed block is run again to give them
+        scanned, results, (conv, conv_bias, norm, out_proj, y, out, scale) = saved[:9], saved[9:11], saved[11:]
         x, zxbcdt, heads = scanned[0], scanned[1], len(scanned[3])
         g, gx, gzxbcdt = grads[0].contiguous().flatten(0, 1), torch.empty_like(x), torch.empty_like(zxbcdt)
         rows = y.flatten(0, 1), zxbcdt.flatten(0, 1), norm, scale

@@ -83,7 +83,8 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
         },
         [*WHERE, "site", "penalty"],
     ),
-    # seconds of one training step by each path, at each size; `times_ours` is over our Mamba's
+    # seconds of one training step by each path, at each size; `times_ours`: over ours, of Mamba-2 for
+    # its paths and of Mamba for all others
     "steps": _schema(
         {
             **SIZE,
