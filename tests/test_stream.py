@@ -100,7 +100,8 @@ def test_the_order_of_keep_and_a_repetition_change_nothing(family):
     _, forward = run(model, keep=[0, 1, 3])
     _, backward = run(model, keep=[3, 1, 0, 1])
     assert forward.keys() == backward.keys()
-    assert all(torch.equal(forward[site], backward[site]) for site in forward)
+    for site in forward:  # torch's matrix products may round otherwise where their inputs lie otherwise in memory
+        assert torch.allclose(forward[site], backward[site], rtol=0, atol=1e-5)
 
 
 def test_keep_may_be_any_iterable_as_its_type_says():
