@@ -21,11 +21,6 @@ def model_of(family):
 TOKENS = torch.randint(VOCAB, (3, 9), generator=torch.Generator().manual_seed(0))
 
 
-def same(a, b):
-    """Two passes of one model: torch's matrix products may round otherwise where their inputs lie otherwise in memory."""
-    return torch.allclose(a, b, rtol=0, atol=1e-5)
-
-
 def run(model, keep=(), edit=None, tokens=TOKENS):
     with torch.no_grad(), stream(model, keep=keep, edit=edit) as kept:
         out = models.logits(model, tokens)
@@ -105,7 +100,7 @@ def test_the_order_of_keep_and_a_repetition_change_nothing(family):
     _, forward = run(model, keep=[0, 1, 3])
     _, backward = run(model, keep=[3, 1, 0, 1])
     assert forward.keys() == backward.keys()
-    assert all(same(forward[site], backward[site]) for site in forward)
+    assert all(torch.equal(forward[site], backward[site]) for site in forward)
 
 
 def test_keep_may_be_any_iterable_as_its_type_says():
@@ -120,7 +115,7 @@ def test_keep_may_be_any_iterable_as_its_type_says():
 def test_keeping_leaves_the_logits_bitwise_as_they_are(family):
     model = model_of(family)
     out, _ = run(model, keep=range(L + 1))
-    assert same(out, plain(model))
+    assert torch.equal(out, plain(model))
 
 
 @every_family
@@ -128,8 +123,8 @@ def test_keeping_leaves_the_logits_bitwise_as_they_are(family):
 def test_an_identity_edit_leaves_the_logits_bitwise_as_they_are(family, site):
     model = model_of(family)
     out, kept = run(model, keep=[site], edit={site: lambda h: h.clone()})
-    assert same(out, plain(model))
-    assert same(kept[site], run(model, keep=[site])[1][site])
+    assert torch.equal(out, plain(model))
+    assert torch.equal(kept[site], run(model, keep=[site])[1][site])
 
 
 @every_family
@@ -144,7 +139,7 @@ def test_an_edit_at_one_position_leaves_earlier_logits_bitwise_alone_and_changes
         return h
 
     out, before = run(model, edit={site: nudge})[0], plain(model)
-    assert same(out[:, :t], before[:, :t])
+    assert torch.equal(out[:, :t], before[:, :t])
     assert not torch.allclose(out[:, t], before[:, t], atol=1e-4)
     later = torch.equal(out[:, t + 1 :], before[:, t + 1 :])
     assert later == (site == L)  # the head reads each position on its own; a block carries the edit on
@@ -164,7 +159,7 @@ def test_an_edit_is_what_the_next_block_or_the_head_reads_and_what_is_kept(famil
             assert torch.allclose(kept[above], h, atol=1e-5)
         assert torch.allclose(out, head_by_hand(model, h), atol=1e-5)
     _, untouched = run(model, keep=range(L + 1))
-    assert all(same(kept[below], untouched[below]) for below in range(site))
+    assert all(torch.equal(kept[below], untouched[below]) for below in range(site))
 
 
 @every_family
@@ -186,7 +181,7 @@ def test_an_edit_does_not_reach_what_a_block_carries_in_its_own_recurrence():
     _, edited = run(model, keep=[1], edit={1: erase})
     _, before = run(model, keep=[1])
     assert (edited[1][:, 4] == 0).all()
-    assert same(edited[1][:, 5:], before[1][:, 5:])
+    assert torch.equal(edited[1][:, 5:], before[1][:, 5:])
 
 
 def test_gradients_flow_through_what_is_kept_and_through_an_edit():
@@ -213,7 +208,7 @@ def test_an_edit_sees_the_activations_and_is_called_once_a_pass():
     model, seen = model_of("mamba"), []
     run(model, edit={2: lambda h: seen.append(h.clone()) or h})
     assert len(seen) == 1
-    assert same(seen[0], run(model, keep=[2])[1][2])
+    assert torch.equal(seen[0], run(model, keep=[2])[1][2])
 
 
 # ---- hooks and errors ---------------------------------------------------------------------------------------------------

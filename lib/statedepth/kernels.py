@@ -4,6 +4,9 @@ Arrays are C-contiguous, (B, T, columns), and may be wider than what is read of 
 its first column, so that no part of a projection is ever copied out. A gradient lies as the array it belongs to, and
 each kernel writes all of its columns; those of weights are added to. `one` is 1 in the precision of the arrays: a plain
 1 would turn all that it touches to double.
+
+A loop that sums does not store: where it did, the compiler would choose between vector and scalar code, and so the order
+of the sum, by where the arrays lie in memory, and two passes of one model would differ in their last bit.
 """
 
 import math
@@ -17,7 +20,9 @@ LN2, LOG2_E = np.float32(math.log(2)), np.float32(1 / math.log(2))
 C2, C3, C4, C5, C6 = (np.float32(1 / math.factorial(i)) for i in range(2, 7))
 S3, S5, S7, S9, S11, S13 = (np.float32(1 / i) for i in (3, 5, 7, 9, 11, 13))
 ONE, TWO, HALF, LOWEST, HIGHEST = (np.float32(value) for value in (1, 2, 0.5, -87, 88))
-compiled: Any = numba.njit(cache=True, fastmath=True, error_model="numpy")
+# Sums may be reordered and multiply-adds fused. Not allowed are estimates of 1/x and 1/sqrt(x): processors differ in them.
+FAST = {"reassoc", "contract", "nsz", "nnan", "ninf"}
+compiled: Any = numba.njit(cache=True, fastmath=FAST, error_model="numpy")
 CHUNK = 16  # tokens between two states that the forward scan keeps
 TAPS = 4  # of the convolution, written out below; one with fewer has zeros before them
 column = np.uint64  # an index without a sign: numba would test any other for being negative, which is no vector code
@@ -27,7 +32,7 @@ def _exp(x: float) -> float:
     return math.exp(x)
 
 
-@overload(_exp, jit_options={"fastmath": True}, inline="always")
+@overload(_exp, jit_options={"fastmath": FAST}, inline="always")
 def _(x):  # type: ignore[no-untyped-def]
     """In float32 a polynomial that the compiler turns into vector code; relative error under 1e-6, at 0 none."""
     if x is not numba.types.float32:
@@ -47,7 +52,7 @@ def _log1p(x: float) -> float:
     return math.log1p(x)
 
 
-@overload(_log1p, jit_options={"fastmath": True}, inline="always")
+@overload(_log1p, jit_options={"fastmath": FAST}, inline="always")
 def _(x):  # type: ignore[no-untyped-def]
     """For x in [0, 1]: in float32 the series of 2 artanh(x / (2 + x)), so that the compiler makes vector code of it."""
     if x is not numba.types.float32:
@@ -174,12 +179,12 @@ def scan_backward(  # type: ignore[no-untyped-def]
                     r, b_n, c_n = min(n, rows - 1), B[b, t, b0 + n], C[b, t, c0 + n]
                     gb = gc = one - one
                     for e in range(width):
-                        ge = g[n, e] + c_n * gy[e]
-                        through = ge * h[i, n, e] * slope[i, r, e]
-                        gdecay[r, e] += through
-                        gu[e] += ge * b_n
-                        gb += ge * u[i, e]
+                        gb += (g[n, e] + c_n * gy[e]) * u[i, e]
                         gc += gy[e] * h[i + 1, n, e]
+                    for e in range(width):
+                        ge = g[n, e] + c_n * gy[e]
+                        gdecay[r, e] += ge * h[i, n, e] * slope[i, r, e]
+                        gu[e] += ge * b_n
                         g[n, e] = ge * (slope[i, r, e] + shift)
                     gB[b, t, b0 + n] = gb
                     gC[b, t, c0 + n] = gc
@@ -215,6 +220,7 @@ def scan_backward(  # type: ignore[no-untyped-def]
                         low, total = dt[b, t, dt0 + r], one - one
                         for k in range(heads):
                             gW[r, k] += gdelta[k] * low
+                        for k in range(heads):
                             total += gdelta[k] * W[r, k]
                         gdt[b, t, dt0 + r] = total
 
@@ -278,6 +284,7 @@ def norm_forward(x, z, weight, one, share, eps, scale, out):  # type: ignore[no-
         total = one - one
         for e in range(width):
             u[e] = x[r, e] if z is None else x[r, e] * z[r, e] / (one + _exp(-z[r, e]))
+        for e in range(width):
             total += u[e] * u[e]
         scale[r] = one / np.sqrt(total * share + eps)
         for e in range(width):
@@ -295,6 +302,7 @@ def norm_backward(x, z, weight, one, share, scale, gout, gx, gz, gweight):  # ty
             gate[e] = one if z is None else one / (one + _exp(-z[r, e]))
             n[e] = x[r, e] * scale[r] * gate[e] * (one if z is None else z[r, e])
             gweight[e] += gout[r, e] * n[e]
+        for e in range(width):
             mean += gout[r, e] * weight[e] * n[e]
         mean *= share
         for e in range(width):
