@@ -33,7 +33,9 @@ class TrainSpec:
     linearly to zero over the last 40%. Batches start at `min_length` tokens; whenever the accuracy at the last two
     positions of the longest batch passes `grow_at`, the longest length grows by one, up to `length` (0: lengths are
     mixed nearly from the start). Half of the batches have the longest length, half a length drawn evenly up to it.
-    Training stops after `steps`, always.
+    Training stops after `steps`. With `stop_at` it may stop before: once the accuracy at full length on the validation
+    split reaches it, looked at every `SAVE_EVERY` steps, the rate begins its fall there and then, which again takes 40%
+    of all steps that are done. So every task is trained until it is learned, by one rule, and no longer.
     """
 
     length: int = 20  # tokens, the longest training length T
@@ -42,6 +44,7 @@ class TrainSpec:
     batch: int = 64  # sequences per step
     min_length: int = 4  # tokens at the start of the curriculum
     grow_at: float = 0.95  # accuracy at the last two positions at which the length grows
+    stop_at: float = 0.0  # accuracy at full length at which the rate begins to fall; 0 for never before its time
 
     def __post_init__(self) -> None:
         for name, kind, low, high in (
@@ -51,6 +54,7 @@ class TrainSpec:
             ("batch", int, 1, 65536),
             ("min_length", int, 2, 1024),
             ("grow_at", float, 0, 1),
+            ("stop_at", float, 0, 1),
         ):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, kind)) or not low <= value <= high:
@@ -149,10 +153,13 @@ class Trained:
         return float(np.mean(self.accuracy[length]))
 
 
-def learning_rate(step: int, spec: TrainSpec) -> float:
-    """The rate at a step: 5% warm-up, plateau, linear fall over the last 40%."""
-    warm, fall = 0.05 * spec.steps, 0.4 * spec.steps
-    return spec.lr * min(1.0, (step + 1) / max(warm, 1.0), (spec.steps - step) / fall)
+FALL = 0.4  # of all steps, over which the rate falls to zero
+
+
+def learning_rate(step: int, spec: TrainSpec, end: int | None = None) -> float:
+    """The rate at a step of training that ends after `end` steps: 5% warm-up, plateau, linear fall over the last 40%."""
+    end = spec.steps if end is None else end
+    return spec.lr * min(1.0, (step + 1) / max(0.05 * spec.steps, 1.0), (end - step) / (FALL * end))
 
 
 def evaluate(
@@ -187,17 +194,16 @@ def train(
     model = models.build(run.model, task.vocab_size, task.n_outputs).to(device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=spec.lr, weight_decay=0.01, fused=True)
     generator = torch.Generator().manual_seed(run.model.seed + 1)
-    longest, first = spec.min_length, 0
+    longest, first, end = spec.min_length, 0, spec.steps
     history: list[dict[str, float]] = []
     resume = None if folder is None else folder / f"{run.key}.resume.safetensors"
     if resume is not None and resume.exists():
-        longest, first, history = _load_progress(resume, run, model, optimiser, generator)
-    bar = tqdm(
-        range(first, spec.steps), initial=first, total=spec.steps, desc=run.key, disable=not progress, mininterval=2
-    )
-    for step in bar:
+        longest, first, end, history = _load_progress(resume, run, model, optimiser, generator)
+    bar = tqdm(initial=first, total=end, desc=run.key, disable=not progress, mininterval=2)
+    step = first - 1
+    while (step := step + 1) < end:
         for group in optimiser.param_groups:
-            group["lr"] = learning_rate(step, spec)
+            group["lr"] = learning_rate(step, spec, end)
         length = longest
         if torch.rand((), generator=generator) < 0.5:
             length = int(torch.randint(spec.min_length, longest + 1, (), generator=generator))
@@ -212,17 +218,25 @@ def train(
         if length == longest and longest < spec.length:
             right = out.detach()[:, -2:].argmax(-1) == targets[:, -2:]
             longest += int(right.double().mean() > spec.grow_at)
-        if (step + 1) % SAVE_EVERY == 0 or step + 1 == spec.steps:
+        bar.update()
+        if (step + 1) % SAVE_EVERY == 0 or step + 1 == end:
             if not torch.isfinite(loss):
                 raise FloatingPointError(
                     f"{run.key}: the loss is {loss.item()} after {step + 1} steps; lower lr={spec.lr}"
                 )
             history.append({"step": step + 1, "loss": loss.item(), "longest": longest})
             bar.set_postfix(loss=f"{loss.item():.4f}", length=longest)
+            shortened = round((step + 1) / (1 - FALL))
+            if spec.stop_at and longest == spec.length and end == spec.steps and shortened < end:
+                reached = float(np.mean(evaluate(model, task, spec.length, n=512, split="validation")))
+                history[-1]["validation"] = reached
+                if reached >= spec.stop_at:
+                    bar.total = end = shortened
             if resume is not None:
-                _save_progress(resume, run, model, optimiser, generator, longest, step + 1, history)
+                _save_progress(resume, run, model, optimiser, generator, longest, step + 1, end, history)
         if stop_after is not None and step + 1 >= stop_after:
             raise KeyboardInterrupt
+    bar.close()
     model.eval()
     with torch.no_grad():
         for weights in model.parameters():  # what is evaluated, probed and published is what the checkpoint holds
@@ -253,20 +267,22 @@ def _save_progress(
     generator: torch.Generator,
     longest: int,
     step: int,
+    end: int,
     history: list[dict[str, float]],
 ) -> None:
     tensors = {f"model.{k}": v.cpu() for k, v in model.state_dict().items()}
     for i, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{i}.{k}": v.cpu() for k, v in state.items()}
     tensors["generator"] = generator.get_state()
-    meta = {"run": repr(run), "longest": str(longest), "step": str(step), "history": json.dumps(history)}
+    meta = {"run": repr(run), "longest": str(longest), "step": str(step), "end": str(end)}
+    meta["history"] = json.dumps(history)
     meta["sha256"] = _digest(tensors)
     write_whole(path, lambda draft: safetensors.torch.save_file(tensors, draft, meta))
 
 
 def _load_progress(
     path: Path, run: Run, model: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator
-) -> tuple[int, int, list[dict[str, float]]]:
+) -> tuple[int, int, int, list[dict[str, float]]]:
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
@@ -283,7 +299,7 @@ def _load_progress(
             state.setdefault(int(i), {})[key] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     generator.set_state(tensors["generator"])
-    return int(meta["longest"]), int(meta["step"]), json.loads(meta["history"])
+    return int(meta["longest"]), int(meta["step"]), int(meta["end"]), json.loads(meta["history"])
 
 
 def save(trained: Trained, folder: Path) -> Path:
