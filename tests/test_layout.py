@@ -26,13 +26,17 @@ ORDER = [
         "models",
         "stream",
         "training",
+        "conv",
         "probes",
         "profiles",
         "tables",
+        "verdicts",
+        "flip",
+        "grouping",
         "claims",
         "grid",
     ),
-    *("render", "figures", "notebook", "publish", "book", "__main__"),
+    *("render", "theme", "grouping_figures", "figures", "notebook", "publish", "book", "__main__"),
 ]
 
 

@@ -6,103 +6,41 @@ from collections.abc import Callable
 import altair as alt
 import pandas as pd
 
-from statedepth import profiles
-from statedepth.claims import (
-    NAMES,
-    PUBLISHED_PROFILES,
-    THRESHOLD,
-    VERDICT_VARIABLE,
-    Tables,
-    contrasts,
-    outcomes_by_reading,
-    task_name,
-    two_figures,
-)
+from statedepth import grouping_figures, profiles
+from statedepth.flip import PUBLISHED_PROFILES, contrasts, outcomes_by_reading
 from statedepth.render import Figure
-
-# Okabe and Ito's palette: told apart with any colour vision, and in print.
-COLOURS = {"Transformer": "#0072B2", "Mamba": "#D55E00", "Mamba-2": "#E69F00", "LSTM": "#009E73", "GRU": "#CC79A7"}
-ARCHITECTURES = list(COLOURS)
-GREY = "#767676"
-FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
-READABILITY = "readability A′"
-
-
-def _theme(chart: alt.TopLevelMixin) -> alt.TopLevelMixin:
-    return (
-        chart.configure(
-            font=FONT, background="transparent", padding=4, aria=False
-        )  # the figure as a whole has its text
-        .configure_view(stroke=None)
-        .configure_axis(labelFontSize=12, titleFontSize=12, titleFontWeight="normal", gridOpacity=0.35, domain=False)
-        .configure_header(labelFontSize=13, labelFontWeight="bold", title=None)
-        .configure_title(fontSize=13, anchor="start")
-        .configure_legend(labelFontSize=12, titleFontSize=12, titleFontWeight="normal", orient="top")
-    )
-
-
-def _colour(legend: bool = False) -> alt.Color:
-    scale = alt.Scale(domain=ARCHITECTURES, range=list(COLOURS.values()))
-    return alt.Color("name:N", scale=scale, legend=alt.Legend(title=None, orient="top") if legend else None)
-
-
-def _named(table: pd.DataFrame) -> pd.DataFrame:
-    """With the names that readers see: architecture, and task with its variable where it is not the verdict's."""
-    panel = [
-        task_name(task)
-        + ("" if variable == VERDICT_VARIABLE.get(task, variable) == "state" else f", {_variable(variable)}")
-        for task, variable in zip(table["task"], table["variable"], strict=True)
-    ]
-    return table.assign(name=table["architecture"].map(NAMES), panel=panel)
-
-
-def _variable(variable: str) -> str:
-    return {"top": "stack top", "state": "state"}.get(variable, variable)
-
-
-def _panels(table: pd.DataFrame) -> list[str]:
-    return list(dict.fromkeys(table["panel"]))
-
-
-def _over_seeds(table: pd.DataFrame, by: list[str], value: str) -> pd.DataFrame:
-    """Mean and t interval of `value` over seeds, with n."""
-    rows = []
-    for keys, cell in table.groupby(by, sort=False):
-        interval = profiles.mean_interval(cell[value].dropna().to_numpy())
-        low = interval.low if interval.n > 1 else interval.estimate
-        high = interval.high if interval.n > 1 else interval.estimate
-        numbers = {"mean": interval.estimate, "low": low, "high": high, "n": interval.n}
-        rows.append({**dict(zip(by, keys, strict=True)), **numbers})
-    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n"])
-
-
-def _complete(table: pd.DataFrame, panels: list[str]) -> pd.DataFrame:
-    """With an empty row for each panel and architecture that has none: a facet without data shifts all later ones."""
-    names = [name for name in ARCHITECTURES if name in set(table["name"])]
-    have = set(zip(table["panel"], table["name"], strict=True))
-    lacking = [{"panel": p, "name": n, "site": 0} for p in panels for n in names if (p, n) not in have]
-    return pd.concat([table, pd.DataFrame(lacking)]).reset_index(drop=True) if lacking else table
+from statedepth.theme import (
+    ARCHITECTURES,
+    COLOURS,
+    GREY,
+    READABILITY,
+    colour,
+    complete,
+    count_passed,
+    named,
+    over_seeds,
+    panel_names,
+    rows_with_text,
+    themed,
+)
+from statedepth.verdicts import NAMES, THRESHOLD, Tables, target_of, task_name, two_figures
 
 
 def _profiles(tables: Tables, passed: bool = True) -> pd.DataFrame:
-    table = _named(profiles.with_readability(tables["readability"]))
+    table = named(profiles.with_readability(tables["readability"]))
     return table[table["passed"]] if passed else table
-
-
-def _counts(tables: Tables) -> pd.DataFrame:
-    """Per task and architecture: seeds that passed, and all."""
-    table = tables["models"].query("length == trained_length")
-    counts = table.groupby(["task", "architecture"], sort=False)["passed"].agg(["sum", "count"])
-    return counts.rename(columns={"sum": "n_passed", "count": "n_seeds"}).reset_index()
 
 
 def readability_map(tables: Tables) -> Figure:
     """Which site can be read? Architecture by site, one panel per task and variable."""
     table = _profiles(tables, passed=False).query("network == 'trained' and labels == 'task' and position == 0")
     by = ["panel", "task", "variable", "architecture", "name", "site"]
-    means = _over_seeds(table[table["passed"]], by, "readability")
+    means = over_seeds(table[table["passed"]], by, "readability")
     cells = (
-        table[by].drop_duplicates().merge(means, how="left", on=by).merge(_counts(tables), on=["task", "architecture"])
+        table[by]
+        .drop_duplicates()
+        .merge(means, how="left", on=by)
+        .merge(count_passed(tables), on=["task", "architecture"])
     )
     cells["row"] = cells["name"] + [
         "" if a == b else f" ({a} of {b})" for a, b in zip(cells["n_passed"], cells["n_seeds"], strict=True)
@@ -111,7 +49,7 @@ def readability_map(tables: Tables) -> Figure:
     order = [row for name in ARCHITECTURES for row in dict.fromkeys(cells[cells["name"] == name]["row"])]
     x = alt.X("site:O", title="site (0 = embedding, l = output of block l)", axis=alt.Axis(labelAngle=0))
     panels = []
-    for panel in _panels(cells):
+    for panel in panel_names(cells):
         base = alt.Chart(cells[cells["panel"] == panel]).encode(x=x, y=alt.Y("row:N", sort=order, title=None))
         fill = base.mark_rect(stroke="white", strokeWidth=2).encode(
             color=alt.Color(
@@ -139,7 +77,7 @@ def readability_map(tables: Tables) -> Figure:
         )
     finding = _describe_rises(tables) or "No model passed, so there is nothing to read."
     alt_text = f"Heat map of readability in per cent, architecture by site. {finding}"
-    return Figure(_theme(alt.vconcat(*panels)), "flip.readability", alt_text, finding)
+    return Figure(themed(alt.vconcat(*panels)), "flip.readability", alt_text, finding)
 
 
 def _describe_rises(tables: Tables) -> str:
@@ -147,7 +85,7 @@ def _describe_rises(tables: Tables) -> str:
     sentences = []
     table = tables["indices"].query("passed and reading == 'pooled' and index == 'concentration'")
     for task, part in table.groupby("task", sort=False):
-        part = part[part["variable"] == VERDICT_VARIABLE.get(str(task), part["variable"].iloc[0])]
+        part = part[part["variable"] == target_of(str(task))]
         blocks: dict[str, list[str]] = {}
         for architecture, cell in part.groupby("architecture", sort=False):
             sites = sorted(set(cell["largest_site"]))
@@ -167,8 +105,8 @@ def profile_lines(tables: Tables) -> Figure:
         "untrained network": pooled.query("network == 'untrained'"),
         "control labels": pooled.query("labels == 'control'"),
     }
-    parts = [_over_seeds(part, by, "readability").assign(kind=kind) for kind, part in kinds.items()]
-    lines = _complete(pd.concat([*parts, _window_floor(tables, pooled)]).reset_index(drop=True), _panels(pooled))
+    parts = [over_seeds(part, by, "readability").assign(kind=kind) for kind, part in kinds.items()]
+    lines = complete(pd.concat([*parts, _window_floor(tables, pooled)]).reset_index(drop=True), panel_names(pooled))
     x = alt.X("site:O", title="site", axis=alt.Axis(labelAngle=0, grid=False))
     scale = alt.Scale(domain=[-0.15, 1.1], clamp=True)
     y = alt.Y("mean:Q", scale=scale, title=READABILITY, axis=alt.Axis(values=[0, 0.5, 1]))
@@ -182,7 +120,7 @@ def profile_lines(tables: Tables) -> Figure:
         "n:Q",
     ]
     everything = alt.Chart().encode(x=x)
-    state = everything.transform_filter("datum.kind == 'state'").encode(color=_colour())
+    state = everything.transform_filter("datum.kind == 'state'").encode(color=colour())
     layers = [
         state.mark_area(opacity=0.25).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q"),
         everything.transform_filter("datum.kind != 'state'")
@@ -199,7 +137,7 @@ def profile_lines(tables: Tables) -> Figure:
         alt.layer(*layers, data=lines)
         .properties(width=94, height=132)
         .facet(
-            row=alt.Row("panel:N", sort=_panels(pooled), title=None),
+            row=alt.Row("panel:N", sort=panel_names(pooled), title=None),
             column=alt.Column("name:N", sort=ARCHITECTURES, title=None),
             spacing={"row": 12, "column": 8},
         )
@@ -208,7 +146,7 @@ def profile_lines(tables: Tables) -> Figure:
         "Readability of the state at each site (colour; band: pointwise 95% t interval over seeds) beside what an untrained "
         "network, meaningless control labels, and the last 3l+1 tokens with the position (exact Bayes) reach at that site."
     )
-    return Figure(_theme(chart), "flip.profiles", f"{caption} {_describe_rises(tables)}", caption)
+    return Figure(themed(chart), "flip.profiles", f"{caption} {_describe_rises(tables)}", caption)
 
 
 WINDOW = "last 3l+1 tokens (Bayes)"
@@ -226,10 +164,10 @@ def _window_floor(tables: Tables, pooled: pd.DataFrame) -> pd.DataFrame:
 def by_position(tables: Tables) -> Figure:
     """Is the state read at every position, or only where the window still reaches the first token?"""
     table = _profiles(tables).query("network == 'trained' and labels == 'task' and position > 0")
-    table = table[table["variable"] == table["task"].map(VERDICT_VARIABLE).fillna(table["variable"])]
-    cells = _over_seeds(table, ["panel", "name", "site", "position"], "own_accuracy")
+    table = table[table["variable"] == table["task"].map(target_of)]
+    cells = over_seeds(table, ["panel", "name", "site", "position"], "own_accuracy")
     cells["edge"] = cells["position"] == 3 * cells["site"] + 1
-    cells = _complete(cells, _panels(table)).fillna({"position": 1, "edge": False})
+    cells = complete(cells, panel_names(table)).fillna({"position": 1, "edge": False})
     ticks = [1, *range(5, int(tables["readability"]["position"].max()) + 1, 5)]
     x = alt.X("position:O", title="position", axis=alt.Axis(labelAngle=0, values=ticks))
     y = alt.Y("site:O", sort="descending", title="site")
@@ -248,7 +186,7 @@ def by_position(tables: Tables) -> Figure:
         .properties(width=240, height=76)
         .facet(
             row=alt.Row("name:N", sort=ARCHITECTURES, title=None),
-            column=alt.Column("panel:N", sort=_panels(table), title=None),
+            column=alt.Column("panel:N", sort=panel_names(table), title=None),
             spacing={"row": 8, "column": 12},
         )
     )
@@ -256,7 +194,7 @@ def by_position(tables: Tables) -> Figure:
         "Accuracy of a probe fitted at one position alone, by site and position, mean over seeds. Left of the white bar the "
         "last 3l+1 tokens still reach the start of the string, so that no running state is needed there."
     )
-    return Figure(_theme(chart), "flip.by_position", caption, caption)
+    return Figure(themed(chart), "flip.by_position", caption, caption)
 
 
 def index_contrasts(tables: Tables) -> Figure:
@@ -274,7 +212,7 @@ def index_contrasts(tables: Tables) -> Figure:
         here = found[found["index"] == index]
         y = alt.Y("name:N", sort=ARCHITECTURES, title=None, scale=alt.Scale(paddingInner=0.3))
         offset = alt.YOffset("task:N", sort=[task_name("parity"), task_name("dyck-2-4")])
-        base = alt.Chart(here).encode(y=y, yOffset=offset, color=_colour())
+        base = alt.Chart(here).encode(y=y, yOffset=offset, color=colour())
         title = alt.TitleParams(index, subtitle=meaning, subtitleFontSize=12)
         tooltip = [
             "name:N",
@@ -302,7 +240,7 @@ def index_contrasts(tables: Tables) -> Figure:
         "(squares) right of zero and Dyck (circles) left of it by concentration and by centre, and the other way round by "
         "spread and by mean; a pair on the wrong two sides is the reverse of the claim."
     )
-    return Figure(_theme(grid), "flip.indices", caption, caption)
+    return Figure(themed(grid), "flip.indices", caption, caption)
 
 
 def sensitivity(tables: Tables) -> Figure:
@@ -327,7 +265,7 @@ def sensitivity(tables: Tables) -> Figure:
         panels = []
         for name in [name for name in ARCHITECTURES if name in set(here["name"])]:
             base = alt.Chart(here[here["name"] == name]).encode(
-                y=alt.Y("reading:N", sort=readings, title=None), color=_colour()
+                y=alt.Y("reading:N", sort=readings, title=None), color=colour()
             )
             layers = [
                 alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=GREY).encode(x=alt.X("zero:Q", title=None)),
@@ -343,14 +281,14 @@ def sensitivity(tables: Tables) -> Figure:
         "Concentration, architecture minus Transformer, by each reading of the same profiles, with pointwise 95% Welch "
         f"intervals over seeds. By the criterion claim 1 is {finding}."
     )
-    return Figure(_theme(alt.hconcat(*columns)), "flip.sensitivity", caption, caption)
+    return Figure(themed(alt.hconcat(*columns)), "flip.sensitivity", caption, caption)
 
 
 def published(tables: Tables) -> Figure:
     """The sixteen published numbers beside ours, same sites, same scale."""
     table = _profiles(tables).query("network == 'trained' and labels == 'task' and position == 0 and site > 0")
-    table = table[table["variable"] == table["task"].map(VERDICT_VARIABLE)]
-    ours = _over_seeds(table, ["task", "architecture", "site"], "accuracy")
+    table = table[table["variable"] == table["task"].map(target_of)]
+    ours = over_seeds(table, ["task", "architecture", "site"], "accuracy")
     both = PUBLISHED_PROFILES.merge(ours, how="inner", on=["task", "architecture", "site"])
     panels = []
     for (architecture, task), here in both.groupby(["architecture", "task"], sort=False):
@@ -388,7 +326,7 @@ def published(tables: Tables) -> Figure:
         "The only published numbers of the paper (grey, dashed; its L0 to L3 read as sites 1 to 4) beside ours (colour; "
         "mean and 95% t interval over seeds). The settings behind the published ones are not known."
     )
-    return Figure(_theme(alt.vconcat(*rows)), "flip.published", caption, caption)
+    return Figure(themed(alt.vconcat(*rows)), "flip.published", caption, caption)
 
 
 def accuracies(tables: Tables) -> Figure:
@@ -407,7 +345,7 @@ def accuracies(tables: Tables) -> Figure:
                 x=x,
                 xOffset=alt.XOffset("name:N", sort=ARCHITECTURES),
                 y=alt.Y("accuracy:Q", title="accuracy", scale=scale, axis=alt.Axis(format="%")),
-                color=_colour(legend=True),
+                color=colour(legend=True),
                 shape=alt.Shape(
                     "state:N",
                     scale=alt.Scale(domain=["passed", "failed"], range=["circle", "cross"]),
@@ -426,13 +364,7 @@ def accuracies(tables: Tables) -> Figure:
         "Accuracy of every trained model (one mark per seed) at its training length and beyond. A model enters the analysis "
         f"at {THRESHOLD:.0%} or more at its training length (dashed); one below it is drawn as a cross and counted as failed."
     )
-    return Figure(_theme(alt.hconcat(*panels)), "flip.accuracies", caption, caption)
-
-
-def _rows_with_text(base: alt.Chart, mark: alt.Chart) -> alt.LayerChart:
-    """Rows on a phone's width: what a row says (column `text`) stands over its mark, in place of an axis."""
-    text = base.mark_text(align="left", dx=2, dy=-7, fontSize=12, color=GREY).encode(x=alt.value(0), text="text:N")
-    return (text + mark).properties(width=325, height=alt.Step(32))
+    return Figure(themed(alt.hconcat(*panels)), "flip.accuracies", caption, caption)
 
 
 def training_steps(tables: Tables) -> Figure:
@@ -463,7 +395,7 @@ def training_steps(tables: Tables) -> Figure:
             tooltip=["path:N", alt.Tooltip("seconds:Q", format=".4f"), alt.Tooltip("times_ours:Q", format=".2f")],
         )
         title = f"batch {batch}, length {length}, width {width}, state {state}"
-        panels.append(_rows_with_text(base, point).properties(title=title))
+        panels.append(rows_with_text(base, point).properties(title=title))
     slowest = table.sort_values("times_ours").iloc[-1]
     caption = (
         "Median time of one training step of a four-layer model on one thread, and that in multiples of this library's (of "
@@ -471,7 +403,7 @@ def training_steps(tables: Tables) -> Figure:
         f"ratio is {two_figures(slowest['times_ours'])}, of {slowest['path']} at batch {slowest['batch']}, length "
         f"{slowest['length']}, width {slowest['width']} and state {slowest['state']}."
     )
-    return Figure(_theme(alt.vconcat(*panels)), "speed.steps", caption, caption)
+    return Figure(themed(alt.vconcat(*panels)), "speed.steps", caption, caption)
 
 
 def growth_with_length(tables: Tables) -> Figure:
@@ -498,7 +430,7 @@ def growth_with_length(tables: Tables) -> Figure:
         "Our Mamba's training step by length; dashed: in proportion to the shortest. Both axes are logarithmic, so that "
         "growth in proportion is a straight line along the dashes."
     )
-    return Figure(_theme(alt.vconcat(*panels)), "speed.scaling", caption, caption)
+    return Figure(themed(alt.vconcat(*panels)), "speed.scaling", caption, caption)
 
 
 def one_seed(tables: Tables) -> Figure:
@@ -515,14 +447,14 @@ def one_seed(tables: Tables) -> Figure:
     bar = base.mark_bar(height=9, yOffset=7).encode(
         x=alt.X("started:Q", title="minutes since the start", scale=alt.Scale(domain=[0, minutes], nice=False)),
         x2="ended:Q",
-        color=_colour(),
+        color=colour(),
         tooltip=["model:N", "started:Q", "ended:Q", alt.Tooltip("accuracy:Q", format=".2%")],
     )
     caption = (
         f"The training of {len(table)} models from nothing on {cores} cores, {minutes:.0f} minutes in all: when each began "
         "and ended, how long it took, and the accuracy that it reached."
     )
-    return Figure(_theme(_rows_with_text(base, bar)), "seed.training", caption, caption)
+    return Figure(themed(rows_with_text(base, bar)), "seed.training", caption, caption)
 
 
 CHARTS: dict[str, dict[str, Callable[[Tables], Figure]]] = {
@@ -535,6 +467,7 @@ CHARTS: dict[str, dict[str, Callable[[Tables], Figure]]] = {
         "published": published,
         "accuracies": accuracies,
     },
+    "s3_grouping": grouping_figures.CHARTS,
     "speed": {"steps": training_steps, "scaling": growth_with_length},
     "seed": {"training": one_seed},
 }

@@ -9,7 +9,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from statedepth import probes, training
+from statedepth import conv, probes, tasks, training
 from statedepth.files import write_whole
 from statedepth.models import ModelSpec
 from statedepth.probes import ProbeSettings
@@ -45,11 +45,13 @@ def pick_device(device: str) -> str:
 
 
 def cross(
-    tasks: Sequence[str],
+    task_names: Sequence[str],
     architectures: Sequence[str],
     seeds: Sequence[int],
     d_model: int,
     n_layers: int,
+    recipes: Mapping[str, Mapping[str, Any]] = training.RECIPES,
+    d_conv: int = ModelSpec.d_conv,
     **train: Any,
 ) -> list[Run]:
     """Every task with every architecture and seed, each by its architecture's recipe with the changes in `train`.
@@ -57,24 +59,55 @@ def cross(
     Raises ValueError, before anything is computed, for an empty list, a repeated entry, and any value that the specs
     refuse.
     """
-    for name, values in (("tasks", tasks), ("architectures", architectures), ("seeds", seeds)):
+    for name, values in (("tasks", task_names), ("architectures", architectures), ("seeds", seeds)):
         if not isinstance(values, (list, tuple)) or not values:
             raise ValueError(f"{name}={values!r}: must be a list that names at least one")
         if len(set(values)) < len(values):
             raise ValueError(f"{name}={list(values)}: names one more than once; remove the repetition")
     runs = []
-    for task in tasks:
+    for task in task_names:
         for family in architectures:
-            spec = training.recipe(family, **train)
+            spec = training.recipe(family, recipes, **train)
             positions = max(ModelSpec.n_positions, training.lengths_beyond(spec.length)[-1])
             for seed in seeds:
-                model = ModelSpec(family, d_model=d_model, n_layers=n_layers, n_positions=positions, seed=seed)
+                model = ModelSpec(
+                    family, d_model=d_model, n_layers=n_layers, d_conv=d_conv, n_positions=positions, seed=seed
+                )
                 runs.append(Run(task, model, spec))
     return runs
 
 
+CORE = ("parity", "dyck-2-4", "S3")  # tasks of every claim; the others are controls
+
+
+def grouping_runs(values: Mapping[str, Any]) -> dict[str, list[Run]]:
+    """The runs that the parameters of claim 2 ask for, by what they are for.
+
+    `groups`: the tasks that are compared, the core ones with `seeds`, the others with `control_seeds`; `targets`: other
+    targets on the strings of one task; `retrained`: core tasks with one tap in the convolution. Raises ValueError as
+    `cross` does, and for targets of different strings.
+    """
+    changes = {"steps": values["steps"]} if values["steps"] else {}
+    common = {"d_model": values["d_model"], "n_layers": values["n_layers"], "recipes": training.UNTIL_LEARNED}
+    common |= {"length": values["length"], **changes}
+    families, groups, control_seeds = values["architectures"], values["groups"], values["control_seeds"]
+    if not isinstance(groups, list) or not groups or len(set(groups)) < len(groups):
+        raise ValueError(f"groups={groups!r}: must be a list that names at least one task, and none twice")
+    found: dict[str, list[Run]] = {"groups": [], "targets": [], "retrained": []}
+    for task in groups:
+        found["groups"] += cross([task], families, values["seeds"] if task in CORE else control_seeds, **common)
+    if values["targets"]:
+        found["targets"] = cross(values["targets"], families, control_seeds, **common)
+        if len({tasks.named(task).vocab_size for task in values["targets"]}) > 1:
+            raise ValueError(f"targets={values['targets']}: must be targets of the same strings")
+    convolving, core = [f for f in families if "mamba" in f], [task for task in groups if task in CORE]
+    if values["retrain"] and convolving and core:
+        found["retrained"] = cross(core, convolving, control_seeds, **common, d_conv=1)
+    return found
+
+
 def runs_of(values: Mapping[str, Any]) -> list[Run]:
-    """The runs that a notebook's parameters ask for: the grid, then one more seed for each TASK/ARCHITECTURE in `fresh`.
+    """The runs that the parameters of claim 1 ask for: the grid, then one more seed for each TASK/ARCHITECTURE in `fresh`.
 
     Raises ValueError as `cross` does, and for an entry of `fresh` that is not part of the grid.
     """
@@ -91,6 +124,34 @@ def runs_of(values: Mapping[str, Any]) -> list[Run]:
             raise ValueError(f"fresh={pair!r}: must be TASK/ARCHITECTURE, one of tasks and one of architectures")
         runs += cross([task], [family], [FRESH_SEED], **size, **train)
     return runs
+
+
+def at_hand(runs: Sequence[Run], every_seed: bool) -> tuple[list[Run], list[Run]]:
+    """The runs to go on with, and those left out: seeds that have no checkpoint where another seed of the same has one.
+
+    With `every_seed` none is left out, so that `obtain` trains what is missing.
+    """
+
+    def cell(run: Run) -> Run:
+        return replace(run, model=replace(run.model, seed=0))
+
+    have = {cell(run) for run in runs if source(run)}
+    left_out = [] if every_seed else [run for run in runs if not source(run) and cell(run) in have]
+    return [run for run in runs if run not in left_out], left_out
+
+
+def wanted(notebook: str, values: Mapping[str, Any]) -> tuple[list[Run], list[Run]]:
+    """All runs of a notebook, and those of them whose checkpoints are published.
+
+    Of claim 2, three seeds of the core tasks and one of all others: the repository must stay small.
+    """
+    if notebook == "flip":
+        runs = runs_of(values)
+        return runs, runs
+    parts = grouping_runs(values)
+    runs = list(dict.fromkeys(run for part in parts.values() for run in part))
+    core = [run for run in parts["groups"] if run.task in CORE and run.model.seed < 3]
+    return runs, core + [run for run in runs if run.model.seed == 0 and run not in core]
 
 
 def source(run: Run) -> str | None:
@@ -133,6 +194,7 @@ class Cell:
     variable: str
     length: int  # tokens of the sequences that are measured
     probes: ProbeSettings
+    labelled_by: str = ""  # another task on the same strings, whose variable it is
 
 
 def measure(cells: Sequence[Cell], device: str = "cpu", workers: int = 0) -> list[pd.DataFrame]:
@@ -141,11 +203,29 @@ def measure(cells: Sequence[Cell], device: str = "cpu", workers: int = 0) -> lis
 
 
 def _profile(cell: Cell, device: str) -> pd.DataFrame:
-    return probes.profile(fetch(cell.run, device), cell.variable, cell.length, cell.probes)
+    return probes.profile(fetch(cell.run, device), cell.variable, cell.length, cell.probes, cell.labelled_by)
+
+
+@dataclass(frozen=True)
+class ConvCell:
+    """The convolution's attribution in one model."""
+
+    run: Run
+    length: int
+    n: int  # sequences
+
+
+def attribute(cells: Sequence[ConvCell], device: str = "cpu", workers: int = 0) -> list[pd.DataFrame]:
+    """`conv.attribution` of every cell, in order, as `measure` does."""
+    return _cached(_attribution, cells, device, workers, "editing convolutions")
+
+
+def _attribution(cell: ConvCell, device: str) -> pd.DataFrame:
+    return conv.attribution(fetch(cell.run, device), cell.length, cell.n)
 
 
 def _cached(
-    function: Callable[[Any, str], pd.DataFrame], cells: Sequence[Cell], device: str, workers: int, label: str
+    function: Callable[[Any, str], pd.DataFrame], cells: Sequence[Any], device: str, workers: int, label: str
 ) -> list[pd.DataFrame]:
     name = function.__name__.strip("_")
     paths = [CACHE / "tables" / f"{name}-{_digest(cell, device)}.parquet" for cell in cells]
@@ -162,13 +242,13 @@ def _cached(
     return found
 
 
-def _measure_one(function: Callable[[Any, str], pd.DataFrame], cell: Cell, path: Path, device: str) -> str:
+def _measure_one(function: Callable[[Any, str], pd.DataFrame], cell: Any, path: Path, device: str) -> str:
     table = function(cell, device)
     write_whole(path, lambda draft: table.to_parquet(draft, index=False))
-    return f"{cell.run.key} {cell.variable}"
+    return f"{cell.run.key} {getattr(cell, 'variable', '')}"
 
 
-def _digest(cell: Cell, device: str) -> str:
+def _digest(cell: Cell | ConvCell, device: str) -> str:
     weights = (PUBLISHED if source(cell.run) == "published" else CACHE / "checkpoints") / f"{cell.run.key}.json"
     parts = [
         json.dumps(asdict(cell), sort_keys=True),
@@ -182,7 +262,7 @@ def _digest(cell: Cell, device: str) -> str:
 @cache
 def _code_digest() -> str:
     """Of all that a measurement runs through: a number is never older than the code and the libraries that make it."""
-    names = ("tasks", "kernels", "scan", "mixers", "models", "training", "stream", "probes")
+    names = ("tasks", "kernels", "scan", "mixers", "models", "training", "stream", "probes", "conv")
     own = [(Path(__file__).parent / f"{name}.py").read_bytes() for name in names]
     libraries = [version(name).encode() for name in ("torch", "transformers", "scikit-learn", "numpy", "numba")]
     return hashlib.sha256(b"".join(own + libraries)).hexdigest()

@@ -12,7 +12,7 @@ import pandas as pd
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from statedepth import models
+from statedepth import models, tasks
 from statedepth.models import ModelSpec
 from statedepth.stream import stream
 from statedepth.tasks import SPLITS, Batch, Task
@@ -32,8 +32,14 @@ class ProbeSettings:
     n_validation: int = 1024  # sequences to choose the penalty on
     n_test: int = 2048  # sequences to report on
     seed: int = 0  # of the sequences and of the positions drawn from them
+    own: str = "all"  # which networks get a probe of their own at each position: all, trained (on the task), none
+    beside: bool = True  # are the untrained network and the control labels probed too?
 
     def __post_init__(self) -> None:
+        if self.own not in ("all", "trained", "none") or not isinstance(self.beside, bool):
+            raise ValueError(
+                f"own={self.own!r}, beside={self.beside!r}: must be all, trained or none; and True or False"
+            )
         for name, low in (("n_fit", 64), ("n_validation", 32), ("n_test", 32), ("seed", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= 2**20:
@@ -197,10 +203,12 @@ class Activations:
     h: dict[int, np.ndarray]  # site -> (B, T, D) float32
 
 
-def activations(trained: Trained, length: int, sites: list[int], n: int, split: str, seed: int) -> Activations:
-    """Run `n` sequences of a split through the model and keep the stream at `sites`."""
+def activations(
+    trained: Trained, length: int, sites: list[int], n: int, split: str, seed: int, reader: Task | None = None
+) -> Activations:
+    """Run `n` sequences of a split through the model and keep the stream at `sites`; `reader` draws and labels them."""
     offset = list(SPLITS).index(split)
-    batch = trained.task.sample(n, length, torch.Generator().manual_seed(1000 * seed + offset + 17), split)
+    batch = (reader or trained.task).sample(n, length, torch.Generator().manual_seed(1000 * seed + offset + 17), split)
     device = next(trained.model.parameters()).device
     parts: list[dict[int, np.ndarray]] = []
     for tokens in batch.tokens.split(1024):
@@ -210,7 +218,9 @@ def activations(trained: Trained, length: int, sites: list[int], n: int, split: 
     return Activations(batch, {site: np.concatenate([p[site] for p in parts]) for site in sites})
 
 
-def profile(trained: Trained, variable: str, length: int, settings: ProbeSettings) -> pd.DataFrame:
+def profile(
+    trained: Trained, variable: str, length: int, settings: ProbeSettings, labelled_by: str = ""
+) -> pd.DataFrame:
     """Probe every site of one model for one variable; a row per (site, network, labels, position, penalty).
 
     `network` is trained or untrained, `labels` is task or control, `position` is 1..T, or 0 for all positions pooled.
@@ -218,26 +228,34 @@ def profile(trained: Trained, variable: str, length: int, settings: ProbeSetting
     for the trained network and the task's labels, without probes of single positions.
     `accuracy` is of the pooled probe (at that position, or over all); `own_accuracy` is of a probe fitted at that
     position alone (pooled rows: the mean over positions); `majority` and `own_majority` are their floors. A second
-    pooled row, position -1, covers the positions beyond the window of the last site, where there are any.
+    pooled row, position -1, covers the positions beyond the window of the last site, where there are any. What
+    `settings` leaves out has no rows, or no numbers in the columns of a position's own probe.
+
+    `labelled_by` names another task on the same strings: its automaton draws and labels them, and `variable` is one of
+    its. ValueError where the tokens are not the same.
     """
-    _check_variable(trained.task, variable)
+    reader = tasks.named(labelled_by) if labelled_by else trained.task
+    if reader.vocab_size != trained.task.vocab_size:
+        raise ValueError(f"labelled_by={labelled_by!r}: has {reader.vocab_size} tokens, {trained.task.name} others")
+    _check_variable(reader, variable)
     sites = list(range(len(models.blocks(trained.model)) + 1))
     rows: list[dict[str, object]] = []
-    for network in ("trained", "untrained"):
+    for network in ("trained", "untrained") if settings.beside else ("trained",):
         subject = trained if network == "trained" else untrained(trained.run, _device(trained))
         data = {
-            split: activations(subject, length, sites, n, split, settings.seed)
+            split: activations(subject, length, sites, n, split, settings.seed, reader)
             for split, n in zip(SPLITS, (settings.n_fit, settings.n_validation, settings.n_test), strict=True)
         }
-        for labels in ("task", "control") if network == "trained" else ("task",):
+        for labels in ("task", "control") if network == "trained" and settings.beside else ("task",):
             y = {split: part.batch.states[variable].numpy() for split, part in data.items()}
             if labels == "control":
-                y = {s: control_labels(trained.task, part.batch, variable) for s, part in data.items()}
+                y = {s: control_labels(reader, part.batch, variable) for s, part in data.items()}
             for site in sites:
                 h = {split: part.h[site] for split, part in data.items()}
                 shown = SHOWN_PENALTIES if (network, labels) == ("trained", "task") else ()
-                n_classes, beyond = trained.task.n_states[variable], window(sites[-1], trained.run.model.d_conv)
-                for row in _probe_site(h, y, n_classes, settings.seed, beyond, shown):
+                own = settings.own == "all" or (settings.own == "trained" and bool(shown))
+                n_classes, beyond = reader.n_states[variable], window(sites[-1], trained.run.model.d_conv)
+                for row in _probe_site(h, y, n_classes, settings.seed, beyond, shown, own):
                     rows.append({"site": site, "network": network, "labels": labels, **row})
     return pd.DataFrame(rows)
 
@@ -258,6 +276,7 @@ def _probe_site(
     seed: int,
     beyond: int,
     shown: tuple[float, ...] = (),
+    each_position: bool = True,
 ) -> Iterator[dict[str, float]]:
     """At one site: a pooled probe, a probe of its own for each position, and the pooled one at each `shown` penalty."""
     n, length, _ = h["train"].shape
@@ -271,8 +290,8 @@ def _probe_site(
     right = (pooled.predict(test[0]) == test[1]).reshape(len(y["test"]), length)
     common = np.bincount(y["train"].ravel(), minlength=n_classes).argmax()
     is_common = y["test"] == common
-    own, own_majority = np.empty(length), np.empty(length)
-    for t in range(length):
+    own, own_majority = np.full(length, np.nan), np.full(length, np.nan)
+    for t in range(length) if each_position else ():
         at = {s: (h[s][:, t], y[s][:, t]) for s in h}
         probe = fit_probe(at["train"], at["validation"], at["test"], n_classes)
         own[t], own_majority[t] = probe.accuracy, probe.baselines["majority"]

@@ -2,7 +2,9 @@
 
 import itertools
 import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -71,35 +73,51 @@ def index_table(readability: pd.DataFrame, penalties: pd.DataFrame, baselines: p
     its position, whatever the embedding holds; and each strength of the penalty, in place of the chosen one. Besides,
     the untrained network's, pooled. `largest_site` is the site with the largest rise (0 where none is defined).
     """
+    rows = []
+    for where, values in _each_profile(readability, penalties, baselines):
+        defined = np.isfinite(values).all()  # not where one class is all there is
+        shares = rise_shares(values) if defined else None
+        found = indices(values) if defined else dict.fromkeys(INDICES, math.nan)
+        where |= {"largest_site": 0 if shares is None else int(shares.argmax()) + 1, "last_site": len(values) - 1}
+        rows += [{**where, "index": index, "value": value} for index, value in found.items()]
+    return pd.DataFrame(rows)
+
+
+def share_table(readability: pd.DataFrame, penalties: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
+    """The rise shares of every profile, for each reading of it (see `index_table`): a row per block 1..L.
+
+    Not a number at every block where the rise is too small, or one class is all there is.
+    """
+    rows = []
+    for where, values in _each_profile(readability, penalties, baselines):
+        shares = rise_shares(values) if np.isfinite(values).all() else None
+        shares = np.full(len(values) - 1, math.nan) if shares is None else shares
+        rows += [{**where, "block": block, "share": share} for block, share in enumerate(shares, start=1)]
+    return pd.DataFrame(rows)
+
+
+def _each_profile(
+    readability: pd.DataFrame, penalties: pd.DataFrame, baselines: pd.DataFrame
+) -> Iterator[tuple[dict[str, Any], np.ndarray]]:
+    """What a profile is of and by which reading, and its readability at sites 0..L."""
     table = with_readability(readability.query("labels == 'task' and position <= 0"))
     fixed = with_readability(penalties)
     untrained, table = table[table["network"] == "untrained"], table[table["network"] == "trained"]
     by = ["task", "variable", "architecture", "seed", "passed"]
+    pooled = table[table["position"] == 0]
     readings = {
-        "pooled": table[table["position"] == 0],
+        "pooled": pooled,
         "beyond window": table[table["position"] == -1],
-        "own probe": table[table["position"] == 0].assign(readability=table["own_readability"]),
-        "common start": _common_start(table[table["position"] == 0], baselines),
+        "own probe": pooled.assign(readability=pooled["own_readability"]).dropna(subset=["own_accuracy"]),
+        "common start": _common_start(pooled, baselines),
         **{f"λ = {1 / c:g}": fixed[fixed["penalty"] == c] for c in sorted(map(float, fixed["penalty"].unique()))},
         UNTRAINED: untrained[untrained["position"] == 0],
     }
-    rows = []
     for reading, part in readings.items():
         for keys, cell in part.groupby(by, sort=False):
             values = cell.sort_values("site")["readability"].to_numpy()
-            if len(values) < 2:
-                continue
-            defined = np.isfinite(values).all()  # not where one class is all there is
-            shares = rise_shares(values) if defined else None
-            found = indices(values) if defined else dict.fromkeys(INDICES, math.nan)
-            where = {
-                **dict(zip(by, keys, strict=True)),
-                "reading": reading,
-                "largest_site": 0 if shares is None else int(shares.argmax()) + 1,
-                "last_site": len(values) - 1,
-            }
-            rows += [{**where, "index": index, "value": value} for index, value in found.items()]
-    return pd.DataFrame(rows)
+            if len(values) > 1:
+                yield {**dict(zip(by, keys, strict=True)), "reading": reading}, values
 
 
 def _common_start(pooled: pd.DataFrame, baselines: pd.DataFrame) -> pd.DataFrame:
@@ -170,6 +188,125 @@ def permutation_p(a: np.ndarray, b: np.ndarray, sign: int) -> float:
     deals = [difference(pool[list(chosen)].sum()) for chosen in itertools.combinations(range(len(pool)), len(a))]
     slack = 1e-12 * max(1.0, float(np.abs(pool).max()))  # equal deals must count as equal
     return float(np.mean([score(d) >= score(seen) - slack for d in deals]))
+
+
+# ---- distances between tasks ----------------------------------------------------------------------------------------
+
+
+def wasserstein(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Wasserstein-1 distances, in blocks of depth, between rise shares p (n, L) and q (m, L): (n, m).
+
+    On a line it is the area between the cumulative shares (Vallender 1974): 0 for equal profiles, L - 1 between a rise
+    at the first block alone and one at the last.
+    """
+    p, q = np.atleast_2d(p), np.atleast_2d(q)
+    gap = p.cumsum(1)[:, None, :-1] - q.cumsum(1)[None, :, :-1]
+    return np.abs(gap).sum(-1)
+
+
+def mean_gap(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Mean absolute differences between vectors p (n, L) and q (m, L), entry by entry: (n, m)."""
+    return np.abs(np.atleast_2d(p)[:, None] - np.atleast_2d(q)[None]).mean(-1)
+
+
+Distance = Callable[[np.ndarray, np.ndarray], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Nearer:
+    """Is the subject nearer to one group than to another?"""
+
+    to_near: Interval  # distance to the group that it should be nearer to, over matched seeds
+    to_far: Interval
+    difference: Interval  # to_far - to_near, over matched seeds
+    p: float  # exact, one-sided
+
+
+def nearer(subject: np.ndarray, near: np.ndarray, far: np.ndarray, distance: Distance = wasserstein) -> Nearer:
+    """Distances of `subject` (n, L) to `near` and `far`, rows by seed; rows that are not numbers are seeds left out.
+
+    The intervals are over seeds: seed s of the subject against seed s of each group, so that each seed gives one
+    independent difference. p is from the exact permutation that deals the models of both groups anew, all pairs of
+    models taken: how often would a group dealt at random be nearer by as much? Its null is that both groups' profiles
+    are alike.
+    """
+    n = min(map(len, (subject, near, far)))
+    matched = [np.diag(distance(subject[:n], group[:n])) for group in (near, far)]
+    kept = np.isfinite(matched[0]) & np.isfinite(matched[1])
+    to_near, to_far = (values[kept] for values in matched)
+    subject, near, far = (group[np.isfinite(group).all(1)] for group in (subject, near, far))
+    p = math.nan
+    if min(map(len, (subject, near, far))):
+        to_each = distance(subject, np.concatenate([far, near])).mean(0)
+        p = permutation_p(to_each[: len(far)], to_each[len(far) :], 1)
+    return Nearer(mean_interval(to_near), mean_interval(to_far), mean_interval(to_far - to_near), p)
+
+
+@dataclass(frozen=True)
+class Apart:
+    """How far apart are two groups of profiles, and is that more than seeds of one group are apart?"""
+
+    distance: Interval  # over matched seeds
+    floor: float  # mean distance between two seeds of one group
+    p: float  # exact, of the energy statistic
+
+
+def apart(a: np.ndarray, b: np.ndarray, paired: bool = False, distance: Distance = wasserstein) -> Apart:
+    """The distance between groups a (n, L) and b (m, L), rows by seed; rows that are not numbers are seeds left out.
+
+    p is exact, of the energy statistic 2 d(a, b) - d(a, a) - d(b, b) (Szekely and Rizzo 2013), over all ways to deal
+    the models to the two groups; with `paired`, two profiles of the same model, over all ways to swap them.
+    """
+    n = min(len(a), len(b))
+    matched = np.diag(distance(a[:n], b[:n]))
+    interval = mean_interval(matched[np.isfinite(matched)])
+    fine = [np.isfinite(group).all(1) for group in (a, b)]
+    if paired:
+        fine = [fine[0] & fine[1]] * 2
+    a, b = a[fine[0]], b[fine[1]]
+    if min(len(a), len(b)) < 2:
+        return Apart(interval, math.nan, math.nan)
+    between = distance(np.concatenate([a, b]), np.concatenate([a, b]))
+    within = [between[: len(a), : len(a)], between[len(a) :, len(a) :]]
+    floor = float(np.mean([group.sum() / (len(group) * (len(group) - 1)) for group in within]))
+
+    def energy(first: np.ndarray) -> float:
+        one, other = np.flatnonzero(first), np.flatnonzero(~first)
+        own = between[np.ix_(one, one)].mean() + between[np.ix_(other, other)].mean()
+        return float(2 * between[np.ix_(one, other)].mean() - own)
+
+    total = len(a) + len(b)
+    if paired:
+        swaps = itertools.product((False, True), repeat=len(a))
+        deals = [np.concatenate([np.array(s), ~np.array(s)]) for s in swaps]
+    else:
+        chosen = itertools.combinations(range(total), len(a))
+        deals = [np.isin(np.arange(total), c) for c in chosen]
+    seen = energy(np.arange(total) < len(a))
+    p = float(np.mean([energy(deal) >= seen - 1e-12 for deal in deals]))
+    return Apart(interval, floor, p)
+
+
+def depends_on_group(distances: np.ndarray, group: np.ndarray, deals: int = 9999) -> tuple[float, float]:
+    """Do profiles differ between groups of models by more than within them? (excess distance, permutation p).
+
+    `distances` (V, N, N): between N models, for each of V variables read in all of them; not a number where a profile is
+    not defined. The excess is the mean distance between groups less that within them, over all variables; p is over
+    random deals of the labels `group` (N,) to the models, the given one counted.
+    """
+    distances, group = np.asarray(distances, dtype=float), np.asarray(group)
+    alone = np.eye(len(group), dtype=bool)
+
+    def excess(labels: np.ndarray) -> float:
+        same = labels[:, None] == labels[None]
+        return float(np.nanmean(distances[:, ~same]) - np.nanmean(distances[:, same & ~alone]))
+
+    seen = excess(group) if len(set(group.tolist())) > 1 and np.isfinite(distances).any() else math.nan
+    if math.isnan(seen):
+        return math.nan, math.nan
+    rng = np.random.default_rng(0)
+    reached = sum(excess(rng.permutation(group)) >= seen - 1e-12 for _ in range(deals))
+    return seen, (1 + reached) / (1 + deals)
 
 
 def holm(p: np.ndarray) -> np.ndarray:

@@ -120,17 +120,16 @@ def run(names: list[str], profile: str, values: Mapping[str, Any], folder: Path)
 
 
 def train(name: str, workers: int = 0) -> None:
-    """Train every model of a notebook's published run that has no published checkpoint, and publish it."""
-    values = notebook.check(name, {})
-    wanted = grid.runs_of(values)
-    grid.obtain(wanted, grid.pick_device("auto"), workers)
-    for one in wanted:
+    """Train every model of a notebook's published run that has no checkpoint, and publish those that are to be."""
+    runs, published = grid.wanted(name, notebook.check(name, {}))
+    grid.obtain(runs, grid.pick_device("auto"), workers)
+    for one in published:
         if grid.source(one) == "cached":
             training.load(one, grid.CACHE / "checkpoints")  # refuses what does not match its record
             for suffix in ("safetensors", "json"):
                 grid.PUBLISHED.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(grid.CACHE / "checkpoints" / f"{one.key}.{suffix}", grid.PUBLISHED)
-    print(f"{len(wanted)} checkpoints of {name} are published")
+    print(f"{len(published)} of {len(runs)} checkpoints of {name} are published")
 
 
 def publish(name: str) -> None:

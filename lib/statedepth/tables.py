@@ -10,6 +10,7 @@ import pandera.pandas as pa
 from statedepth.files import write_whole
 
 SHARE = pa.Check.in_range(0.0, 1.0)
+READINGS = pa.Check.str_matches(r"^(pooled|beyond window|own probe|common start|untrained network|λ = [0-9.e+-]+)$")
 WHERE = {"task": pa.Column(str), "variable": pa.Column(str), "architecture": pa.Column(str), "seed": pa.Column(int)}
 
 SIZE = {name: pa.Column(int, pa.Check.gt(0)) for name in ("batch", "length", "width", "state")}
@@ -54,10 +55,63 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
             "position": pa.Column(int, pa.Check.ge(-1)),
             "accuracy": pa.Column(float, SHARE),
             "majority": pa.Column(float, SHARE),
-            "own_accuracy": pa.Column(float, SHARE),
-            "own_majority": pa.Column(float, SHARE),
+            "own_accuracy": pa.Column(float, SHARE, nullable=True),  # where the cell asked for such probes
+            "own_majority": pa.Column(float, SHARE, nullable=True),
         },
         [*WHERE, "site", "network", "labels", "position"],
+    ),
+    # the share of a profile's rise at each block; not a number where the rise is too small
+    "shares": _schema(
+        {
+            **WHERE,
+            "passed": pa.Column(bool),
+            "reading": pa.Column(str, READINGS),
+            "block": pa.Column(int, pa.Check.gt(0)),
+            "share": pa.Column(float, SHARE, nullable=True),
+        },
+        [*WHERE, "reading", "block"],
+    ),
+    # pooled probes of every variable of one stream of strings, in models trained on each of them (`task`)
+    "targets": _schema(
+        {
+            **WHERE,
+            "passed": pa.Column(bool),
+            "site": pa.Column(int, pa.Check.ge(0)),
+            "network": pa.Column(str, pa.Check.isin(["trained", "untrained"])),
+            "accuracy": pa.Column(float, SHARE),
+            "majority": pa.Column(float, SHARE),
+        },
+        [*WHERE, "site", "network"],
+    ),
+    # task accuracy with the short convolution of one block edited, or of all (block 0)
+    "conv": _schema(
+        {
+            "task": pa.Column(str),
+            "architecture": pa.Column(str),
+            "seed": pa.Column(int),
+            "passed": pa.Column(bool),
+            "edit": pa.Column(str, pa.Check.isin(["current token", "mean output"])),
+            "block": pa.Column(int, pa.Check.ge(0)),
+            "intact": pa.Column(float, SHARE),
+            "accuracy": pa.Column(float, SHARE),
+            "majority": pa.Column(float, SHARE),
+            "lost": pa.Column(float, SHARE),
+        },
+        ["task", "architecture", "seed", "edit", "block"],
+    ),
+    # models trained anew with another number of taps in the short convolution
+    "retrained": _schema(
+        {
+            "task": pa.Column(str),
+            "architecture": pa.Column(str),
+            "seed": pa.Column(int),
+            "taps": pa.Column(int, pa.Check.gt(0)),
+            "steps": pa.Column(int, pa.Check.gt(0)),
+            "accuracy": pa.Column(float, SHARE),
+            "last_position": pa.Column(float, SHARE),
+            "passed": pa.Column(bool),
+        },
+        ["task", "architecture", "seed", "taps"],
     ),
     # what needs no network
     "baselines": _schema(
@@ -116,12 +170,7 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
         {
             **WHERE,
             "passed": pa.Column(bool),
-            "reading": pa.Column(
-                str,
-                pa.Check.str_matches(
-                    r"^(pooled|beyond window|own probe|common start|untrained network|λ = [0-9.e+-]+)$"
-                ),
-            ),
+            "reading": pa.Column(str, READINGS),
             "largest_site": pa.Column(int, pa.Check.ge(0)),
             "last_site": pa.Column(int, pa.Check.ge(1)),
             "index": pa.Column(str),

@@ -156,19 +156,28 @@ def sequence_hash(tokens: np.ndarray) -> np.ndarray:
     return h
 
 
-def _group(name: str, elements: list, product: Callable) -> Task:
-    """The word problem of a finite group: tokens and states are element numbers, the state is the running product."""
+def _group(name: str, elements: list, product: Callable, parts: dict[str, list[int]] | None = None) -> Task:
+    """The word problem of a finite group: tokens and states are element numbers, the state is the running product.
+
+    `parts` are further variables: the class of each element. Each must be a running state by itself (the class after a
+    token is decided by the class before it and the token), or it would not be a part of the state to track.
+    """
     number = {element: i for i, element in enumerate(elements)}
     table = [[number[product(a, b)] for b in elements] for a in elements]
     n = len(elements)
     uniform = np.full(n, 1 / n)
+    variables = {"state": list(range(n)), **(parts or {})}
+    n_states = {variable: max(values) + 1 for variable, values in variables.items()}
 
     def step(state: Hashable, token: int) -> Hashable:
         if not 0 <= token < n:
             raise ValueError(f"token={token!r}: {name} has the tokens 0..{n - 1}")
         return table[state][token]  # type: ignore[call-overload]
 
-    return Task(name, n, {"state": n}, "state", 0, step, lambda _: uniform, lambda s: {"state": s})  # type: ignore[dict-item]
+    def read(state: Hashable) -> dict[str, int]:
+        return {variable: values[state] for variable, values in variables.items()}  # type: ignore[call-overload]
+
+    return Task(name, n, n_states, "state", 0, step, lambda _: uniform, read)
 
 
 def _permutations(n: int) -> list[tuple[int, ...]]:
@@ -212,12 +221,18 @@ def parity() -> Task:
 def symmetric(n: int) -> Task:
     """S_n, all permutations of n things; elements in lexicographic order, new[j] = state[action[j]].
 
+    Variables beside the state: `sign` (0 even, 1 odd), its quotient by the alternating group, and `coset`, the place at
+    which thing 0 stands, a coset of the permutations that leave it alone. Each is tracked by itself; for n = 3 the two
+    together are the state.
+
     symmetric(3), elements 012 021 102 120 201 210 numbered 0..5:
     tokens 1 2  ->  states 1 4    (021, then 201)
     tokens 2 1  ->  states 2 3    (102, then 120: the order matters)
     """
     _whole("n", n, 2, 5)
-    return _group(f"S{n}", _permutations(n), _act)
+    elements = _permutations(n)
+    parts = {"sign": [int(not _is_even(p)) for p in elements], "coset": [p.index(0) for p in elements]}
+    return _group(f"S{n}", elements, _act, parts)
 
 
 @lru_cache(typed=True)
@@ -230,6 +245,9 @@ def alternating(n: int) -> Task:
     return _group(f"A{n}", [p for p in _permutations(n) if _is_even(p)], _act)
 
 
+DYCK_TARGETS = ("top", "depth", "openers", "first")
+
+
 @lru_cache(typed=True)
 def dyck(k: int, depth: int, target: str = "top") -> Task:
     """Prefixes of well-nested words with k bracket types and nesting at most `depth`.
@@ -237,6 +255,10 @@ def dyck(k: int, depth: int, target: str = "top") -> Task:
     Tokens 0..k-1 open types 1..k; token k+i closes what token i opened. The state is the stack, a tuple of types.
     Variables: `top` (0 = empty, else the type on top) and `depth`. An empty stack opens, a full one closes, any other
     opens or closes with 1/2 each; openers are uniform (Hewitt et al. 2020, arXiv:2010.07515).
+
+    The same strings ask for other states where the target is `openers`, the number of openers so far mod 2, or `first`,
+    the type of the string's first opener less 1. The automaton of these two carries both beside the stack and has all
+    four variables; with one generator, every target draws the same strings.
 
     dyck(2, 4), written ( [ ) ] for tokens 0 1 2 3:
     ( [ ] )  ->  top 1 2 1 0,  depth 1 2 1 0
@@ -246,9 +268,11 @@ def dyck(k: int, depth: int, target: str = "top") -> Task:
     _whole("depth", depth, 1, 8)
     if sum(k**d for d in range(depth + 1)) > 20_000:
         raise ValueError(f"k={k}, depth={depth}: more than 20000 stacks; use fewer types or a smaller depth")
+    if target not in DYCK_TARGETS:
+        raise ValueError(f"target={target!r}: must be one of {', '.join(DYCK_TARGETS)}")
+    if target == "first" and k == 1:
+        raise ValueError("target='first': with k=1 every string begins alike; use k=2 or more")
     n_states = {"top": k + 1, "depth": depth + 1}
-    if target not in n_states:
-        raise ValueError(f"target={target!r}: must be one of {', '.join(n_states)}")
 
     def step(stack: Hashable, token: int) -> Hashable:
         assert isinstance(stack, tuple)
@@ -275,16 +299,32 @@ def dyck(k: int, depth: int, target: str = "top") -> Task:
         assert isinstance(stack, tuple)
         return {"top": stack[-1] if stack else 0, "depth": len(stack)}
 
-    suffix = "" if target == "top" else f"-{target}"
-    return Task(f"dyck-{k}-{depth}{suffix}", 2 * k, n_states, target, (), step, law, read)
+    def count(state: Hashable, token: int) -> Hashable:
+        assert isinstance(state, tuple)
+        stack, openers, first = state
+        return step(stack, token), (openers + (token < k)) % 2, first if first >= 0 else token
+
+    def read_all(state: Hashable) -> dict[str, int]:
+        assert isinstance(state, tuple)
+        stack, openers, first = state
+        return {**read(stack), "openers": openers, "first": max(first, 0)}  # before any token there is none
+
+    name = f"dyck-{k}-{depth}" + ("" if target == "top" else f"-{target}")
+    if target in n_states:
+        return Task(name, 2 * k, n_states, target, (), step, law, read)
+    n_states |= {"openers": 2, "first": k}
+    start = ((), 0, -1)
+    return Task(name, 2 * k, n_states, target, start, count, lambda state: law(state[0]), read_all)  # type: ignore[index]
 
 
 def named(name: str) -> Task:
-    """The task with this name: parity, S3, A4, Z6, dyck-2-4, dyck-2-4-depth. ValueError for any other."""
+    """The task with this name: parity, S3, A4, Z6, dyck-2-4, dyck-2-4-depth, -openers, -first. ValueError for any other."""
     if name == "parity":
         return parity()
     if match := re.fullmatch(r"([SAZ])([1-9]\d*)", name):  # one task has one name, or it would be trained under each
         return {"S": symmetric, "A": alternating, "Z": cyclic}[match[1]](int(match[2]))
-    if match := re.fullmatch(r"dyck-([1-9]\d*)-([1-9]\d*)(-depth)?", name):
-        return dyck(int(match[1]), int(match[2]), "depth" if match[3] else "top")
-    raise ValueError(f"task={name!r}: known names are parity, S<n>, A<n>, Z<n> and dyck-<k>-<depth>[-depth]")
+    if match := re.fullmatch(r"dyck-([1-9]\d*)-([1-9]\d*)(?:-(depth|openers|first))?", name):
+        return dyck(int(match[1]), int(match[2]), match[3] or "top")
+    raise ValueError(
+        f"task={name!r}: known names are parity, S<n>, A<n>, Z<n> and dyck-<k>-<depth>[-depth, -openers or -first]"
+    )

@@ -1,0 +1,163 @@
+"""What claims share: their wording, their verdicts, and every number that prose may quote. Types and names; no torch."""
+
+import math
+from dataclasses import asdict, dataclass, field
+
+import pandas as pd
+
+from statedepth import profiles
+
+THRESHOLD = 0.99  # accuracy in distribution at which a model enters an analysis
+MIN_SEEDS = 5  # seeds in every group for a verdict that is not provisional
+LEVEL = 0.05
+NAMES = {"transformer": "Transformer", "mamba": "Mamba", "mamba2": "Mamba-2", "lstm": "LSTM", "gru": "GRU"}
+
+Tables = dict[str, pd.DataFrame]
+
+
+def task_name(task: str) -> str:
+    """The task's name as readers see it: S3 is S₃, dyck-2-4 is Dyck-(2,4)."""
+    if task.startswith("dyck-"):
+        _, k, depth, *target = task.split("-")
+        return f"Dyck-({k},{depth})" + "".join(f" {part}" for part in target)
+    if task[0] in "SAZ":
+        return task[0] + task[1:].translate(str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉"))
+    return task.capitalize()
+
+
+def target_of(task: str) -> str:
+    """The variable on which models of this task are trained, and from which its verdicts are read."""
+    if not task.startswith("dyck-"):
+        return "state"
+    return "top" if task.count("-") == 2 else task.rpartition("-")[2]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One claim of the paper and what became of it in its second version."""
+
+    notebook: str
+    number: int
+    title: str
+    v1: str
+    v2: str
+
+
+CLAIMS = {
+    claim.notebook: claim
+    for claim in (
+        Claim(
+            "flip",
+            1,
+            "The profile flips with the task",
+            "On Parity the state is concentrated late in Mamba and in the recurrent baselines and built gradually in "
+            "the Transformer; on bounded Dyck the pattern flips.",
+            "Holding inputs and positions fixed, changing only the supervised target moves the depth at which a "
+            "variable becomes readable; the taxonomy of tasks built on the flip is withdrawn.",
+        ),
+        Claim(
+            "s3_grouping",
+            2,
+            "S₃ groups with Parity",
+            "Non-commutative S₃ groups with Parity, not with Dyck, in all five architectures and in Mamba's Conv1D: "
+            "computation decides, not commutativity.",
+            "Withdrawn: a pre-registered test on three further task designs did not support it.",
+        ),
+        Claim(
+            "causal_necessity",
+            3,
+            "The readable direction is necessary",
+            "Ablating the linearly readable direction often destroys the task, and can do so beyond the training "
+            "lengths.",
+            "Not a necessity test: a probe refitted after the ablation gets its accuracy back in every cell; with INLP "
+            "the conclusion reverses.",
+        ),
+        Claim(
+            "pretrained_bottleneck",
+            4,
+            "Pretrained models have a bottleneck",
+            "Fine-tuned Pythia on Dyck has a strong bottleneck in its middle layers; pretrained Mamba has a readable "
+            "last layer and no single direction that breaks the task.",
+            "Where a variable is most readable and where deleting it does most damage are different layers in every "
+            "pretrained model.",
+        ),
+    )
+}
+
+# v1's figure: probe accuracy in per cent at L0..L3, read as sites 1..4 (our reading). The only published numbers.
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What we expected, and when we wrote it down."""
+
+    date: str
+    text: str
+    expected: dict[str, bool]  # a part of the verdict for each clause of the text, and what it says of it
+
+
+@dataclass(frozen=True)
+class Part:
+    """One sub-statement that a verdict is put together from."""
+
+    key: str
+    text: str
+    holds: bool | None  # None: could not be tested
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What code makes of a claim's tables."""
+
+    claim: str
+    scale: str  # formal | analogue | published checkpoint
+    outcome: str  # reproduced | partly | not reproduced | not tested
+    provisional: bool
+    reasons: list[str]  # in words, why the outcome is what it is
+    parts: list[Part] = field(default_factory=list)
+    deciding: list[dict[str, str]] = field(default_factory=list)  # {"label", "text"}: the numbers that decided
+
+    def record(self, profile: str) -> dict:
+        """The content of verdict.json, with the claim's wording beside it."""
+        claim = CLAIMS[self.claim]
+        return {**asdict(self), "title": claim.title, "v1": claim.v1, "v2": claim.v2, "profile": profile}
+
+
+@dataclass(frozen=True)
+class Number:
+    """One number of a run: `{num}` prints its text, tests compare its value, a re-run is compared by the headlines."""
+
+    text: str
+    value: float | None
+    label: str  # what it is
+    cell: str  # label of the section of the notebook that made it
+    headline: bool = False
+
+
+NOT_RUN = "not run"
+
+
+class Numbers(dict[str, Number]):
+    """The numbers of one notebook by key; one that this run did not compute reads "not run"."""
+
+    def add(self, key: str, value: float | None, text: str, label: str, cell: str, headline: bool = False) -> None:
+        """`cell` is the label of the section that made it."""
+        missing = value is None or math.isnan(value)
+        self[key] = Number(NOT_RUN if missing else text, None if missing else value, label, cell, headline)
+
+
+def interval_text(row: pd.Series) -> str:
+    """A row of `contrasts` in words: difference (low to high, n)."""
+    return f"{row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f}, n = {row['n']:.0f})"
+
+
+def two_figures(value: float) -> str:
+    """A ratio or a time as readers see it: two figures, all that stand before the point."""
+    return f"{value:.0f}" if value >= 10 else f"{value:.1f}" if value >= 1 else f"{value:.2f}"
+
+
+def mean_text(value: profiles.Interval) -> str:
+    """An estimate in words: mean (low to high), or alone where one seed is all there is."""
+    if value.n < 2:
+        return f"{value.estimate:.2f}"
+    return f"{value.estimate:.2f} ({value.low:.2f} to {value.high:.2f})"
