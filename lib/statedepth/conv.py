@@ -160,6 +160,9 @@ def attribution(trained: Trained, length: int, n: int, seed: int = 0) -> pd.Data
 
 
 def lost(table: pd.DataFrame) -> np.ndarray:
-    """The share of the way from the intact model down to the majority class that each edit costs; 0 where it helps."""
+    """The share of the way from the intact model down to the majority class that each edit costs, from 0 to 1.
+
+    Clipped there: an edit may help, and what is left may be worse than the majority class.
+    """
     way = (table["intact"] - table["accuracy"]) / (table["intact"] - table["majority"])
-    return np.maximum(0.0, way.to_numpy())
+    return np.clip(way.to_numpy(), 0.0, 1.0)

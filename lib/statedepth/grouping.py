@@ -4,6 +4,7 @@ The criterion was committed before the run that it judges. Tables in, verdicts a
 """
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -344,9 +345,12 @@ def numbers(tables: Tables) -> Numbers:
             p = float(row["p_holm"].iloc[0]) if len(row) else None
             label = f"corrected permutation p of {task_name(subject)} in {name}"
             found.add(f"{architecture}.{subject}.p", p, f"{p:.3f}" if len(row) else "", label, "grouping-distances")
-    for pair in confounds(tables).to_dict("records"):
-        key = f"{pair['architecture']}.{pair['pair'].replace(' ', '-')}"
-        interval = profiles.Interval(pair["distance"], pair["low"], pair["high"], pair["n"])
-        label = f"distance of {pair['pair'].replace('/', ' and ')} in {NAMES[pair['architecture']]}, blocks"
-        found.add(key, pair["distance"], mean_text(interval), label, "grouping-confounds")
+    apart = {(row["architecture"], row["pair"]): row for row in confounds(tables).to_dict("records")}
+    for architecture, name in NAMES.items():
+        for pair in ("/".join(_label(*which) for which in both) for both in PAIRS):
+            result: Any = apart.get((architecture, pair), {"distance": None, "low": np.nan, "high": np.nan, "n": 0})
+            interval = profiles.Interval(result["distance"] or 0.0, result["low"], result["high"], result["n"])
+            label = f"distance of {' and '.join(map(profile_name, pair.split('/')))} in {name}, blocks"
+            key = f"{architecture}.{pair.replace(' ', '-')}"
+            found.add(key, result["distance"], mean_text(interval), label, "grouping-confounds")
     return found

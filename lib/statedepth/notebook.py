@@ -145,7 +145,13 @@ class Session:
 
     def measure(self, cells: Sequence[grid.Cell]) -> list[pd.DataFrame]:
         """`grid.measure` on this run's device and workers; the run block says how much was found in the cache."""
-        found = grid.measure(cells, self.device, self.values["workers"])
+        return self._count(grid.measure(cells, self.device, self.values["workers"]))
+
+    def attribute(self, cells: Sequence[grid.ConvCell]) -> list[pd.DataFrame]:
+        """`grid.attribute`, likewise."""
+        return self._count(grid.attribute(cells, self.device, self.values["workers"]))
+
+    def _count(self, found: list[pd.DataFrame]) -> list[pd.DataFrame]:
         self.cells += len(found)
         self.cells_from_cache += sum(table.attrs["from_cache"] for table in found)
         return found

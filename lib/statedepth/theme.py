@@ -1,5 +1,7 @@
 """What all figures share: one theme, one colour per architecture, intervals over seeds, names that readers see."""
 
+from typing import Any
+
 import altair as alt
 import pandas as pd
 
@@ -73,7 +75,7 @@ def complete(table: pd.DataFrame, panels: list[str]) -> pd.DataFrame:
     return pd.concat([table, pd.DataFrame(lacking)]).reset_index(drop=True) if lacking else table
 
 
-def rows_with_text(base: alt.Chart, mark: alt.Chart) -> alt.LayerChart:
+def rows_with_text(base: alt.Chart, mark: Any) -> alt.LayerChart:
     """Rows on a phone's width: what a row says (column `text`) stands over its mark, in place of an axis."""
     text = base.mark_text(align="left", dx=2, dy=-7, fontSize=12, color=GREY).encode(x=alt.value(0), text="text:N")
     return (text + mark).properties(width=325, height=alt.Step(32))

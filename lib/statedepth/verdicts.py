@@ -148,6 +148,8 @@ class Numbers(dict[str, Number]):
 
 def interval_text(row: pd.Series) -> str:
     """A row of `contrasts` in words: difference (low to high, n)."""
+    if row["n"] < 2:
+        return f"{row['difference']:+.2f} (1 seed)"
     return f"{row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f}, n = {row['n']:.0f})"
 
 
