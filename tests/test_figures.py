@@ -4,21 +4,30 @@ import json
 
 import pytest
 import vl_convert
-from synthetic import FLIPPED, LATE, seed_tables, speed_tables, tables
+from synthetic import FLAT, FLIPPED, GROUPED, LATE, grouping_tables, seed_tables, speed_tables, tables
 
 from statedepth import figures
 from statedepth.claims import NAMES
 
-EVERY = [("flip", name) for name in figures.CHARTS["flip"]]
+EVERY = [(notebook, name) for notebook in ("flip", "s3_grouping") for name in figures.CHARTS[notebook]]
 WHOLE = tables(FLIPPED, seeds=3, failed=[("parity", "gru", seed) for seed in range(3)])
 PARTIAL = tables({("parity", "mamba"): LATE}, seeds=1)
 NONE_PASSED = tables(FLIPPED, seeds=1, failed=[(task, a, 0) for task, a in FLIPPED])
+GROUPS = grouping_tables(GROUPED, seeds=3, failed=[("A4", "lstm", seed) for seed in range(3)])
+MADE = {
+    ("flip", "whole"): WHOLE,
+    ("flip", "one model"): PARTIAL,
+    ("flip", "none passed"): NONE_PASSED,
+    ("s3_grouping", "whole"): GROUPS,
+    ("s3_grouping", "one model"): grouping_tables({("dyck-2-4", "mamba"): FLAT}, seeds=1),
+    ("s3_grouping", "none passed"): grouping_tables(GROUPED, seeds=1, failed=[(task, a, 0) for task, a in GROUPED]),
+}
 
 
 @pytest.mark.parametrize(("notebook", "name"), EVERY)
-@pytest.mark.parametrize("made", [WHOLE, PARTIAL, NONE_PASSED], ids=["whole", "one model", "none passed"])
-def test_every_figure_draws_from_any_run(notebook, name, made):
-    figure = figures.CHARTS[notebook][name](made)
+@pytest.mark.parametrize("what", ["whole", "one model", "none passed"])
+def test_every_figure_draws_from_any_run(notebook, name, what):
+    figure = figures.CHARTS[notebook][name](MADE[notebook, what])
     svg = vl_convert.vegalite_to_svg(figure.chart.to_dict())
     assert svg.startswith("<svg") and figure.name == f"{notebook}.{name}"
     assert len(figure.alt_text) > 60
@@ -26,7 +35,7 @@ def test_every_figure_draws_from_any_run(notebook, name, made):
 
 @pytest.mark.parametrize(("notebook", "name"), EVERY)
 def test_figures_ask_no_other_host(notebook, name):
-    spec = json.dumps(figures.CHARTS[notebook][name](WHOLE).chart.to_dict())
+    spec = json.dumps(figures.CHARTS[notebook][name](MADE[notebook, "whole"]).chart.to_dict())
     assert '"url"' not in spec
 
 
@@ -58,3 +67,27 @@ def test_the_figure_of_one_seed_says_how_long_it_took_and_what_each_model_reache
 def test_the_alt_text_states_the_finding():
     text = figures.readability_map(WHOLE).alt_text
     assert "Parity: the largest rise is at block 1 in Transformer; block 4 in Mamba, Mamba-2, LSTM." in text
+
+
+def test_the_first_figure_of_claim_2_says_in_words_where_s3_is_nearer_to_parity():
+    figure = figures.chart("s3_grouping", "grouping", grouping_tables(GROUPED))
+    assert "It is nearer to Parity in" in figure.alt_text and "excludes 0 in Mamba" in figure.alt_text
+    assert "Mamba: +1.19 (+1.14 to +1.23, n = 5), p = 0.008" in vl_convert.vegalite_to_svg(figure.chart.to_dict())
+
+
+def test_models_that_failed_are_hatched_with_the_best_accuracy_in_claim_2():
+    svg = vl_convert.vegalite_to_svg(figures.chart("s3_grouping", "readability", GROUPS).chart.to_dict())
+    assert "╱╱╱" in svg and "80.0%" in svg
+
+
+def test_the_map_of_distances_sets_bold_what_is_more_than_two_seeds_are_apart():
+    spec = json.dumps(figures.chart("s3_grouping", "distances", grouping_tables(GROUPED)).chart.to_dict())
+    rows = [row for data in json.loads(spec)["datasets"].values() for row in data if row["name"] == "Mamba"]
+    sure = {(row["a"], row["b"]): row["sure"] for row in rows}
+    assert sure["S3", "dyck-2-4"] and sure["dyck-2-4", "S3"] and not sure["S3", "parity"] and not sure["S3", "S3"]
+    assert not any(" " in row["a"] + row["b"] for row in rows)
+
+
+def test_the_figure_of_targets_says_whether_they_move_the_depths():
+    moved, same = (figures.chart("s3_grouping", "targets", grouping_tables(GROUPED, moved=m)) for m in (True, False))
+    assert "moves the depths in Mamba, LSTM" in moved.alt_text and "in no architecture" in same.alt_text

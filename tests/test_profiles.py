@@ -495,3 +495,148 @@ def test_a_variable_of_one_class_gives_undefined_indices_and_does_not_stop_the_o
     rows += readability_rows((1.0, 1.0), (1.0, 1.0), (1.0, 1.0), task="dyck-1-1", majority=1.0, own_majority=1.0)
     table = index_table(pd.DataFrame(rows), penalty_rows(), BASELINES)
     assert table.query("task == 'dyck-1-1'")["value"].isna().all()
+
+
+# ---- distances between tasks ------------------------------------------------------------------------------------------
+
+
+def deals_of(first, other):
+    """Every way to deal the rows of both groups to two groups of the same sizes, by hand."""
+    pool = [*first, *other]
+    for chosen in itertools.combinations(range(len(pool)), len(first)):
+        yield [pool[i] for i in chosen], [pool[i] for i in range(len(pool)) if i not in chosen]
+
+
+def shares_of(n, seed, centre=None):
+    rng = np.random.default_rng(seed)
+    made = (
+        rng.dirichlet(np.ones(4), n) if centre is None else np.abs(np.eye(4)[centre] + 0.05 * rng.normal(size=(n, 4)))
+    )
+    return made / made.sum(1, keepdims=True)
+
+
+def test_wasserstein_agrees_with_scipy_and_is_a_metric():
+    a, b, c = (shares_of(6, seed) for seed in range(3))
+    blocks = np.arange(4)
+    for i, p in enumerate(a):
+        for j, q in enumerate(b):
+            assert profiles.wasserstein(a, b)[i, j] == pytest.approx(stats.wasserstein_distance(blocks, blocks, p, q))
+    assert np.allclose(profiles.wasserstein(a, b), profiles.wasserstein(b, a).T)
+    assert np.allclose(np.diag(profiles.wasserstein(a, a)), 0)
+    direct, detour = (
+        profiles.wasserstein(a, c)[0, 0],
+        profiles.wasserstein(a, b)[0, 0] + profiles.wasserstein(b, c)[0, 0],
+    )
+    assert direct <= detour + 1e-12
+
+
+def test_wasserstein_is_in_blocks():
+    assert profiles.wasserstein([1, 0, 0, 0], [0, 0, 0, 1])[0, 0] == 3
+    assert profiles.wasserstein([0, 1, 0, 0], [0, 0, 1, 0])[0, 0] == 1
+    assert profiles.wasserstein([0.5, 0.5, 0, 0], [0, 0.5, 0.5, 0])[0, 0] == 1
+
+
+def test_nearer_gives_the_matched_differences_and_the_exact_p_of_all_pairs():
+    subject, near, far = (shares_of(4, seed) for seed in (3, 4, 5))
+    found = profiles.nearer(subject, near, far)
+
+    def d(p, q):
+        return stats.wasserstein_distance(range(4), range(4), p, q)
+
+    matched = [d(s, f) - d(s, n) for s, n, f in zip(subject, near, far, strict=True)]
+    expected = profiles.mean_interval(np.array(matched))
+    assert (found.difference.estimate, found.difference.low) == pytest.approx((expected.estimate, expected.low))
+
+    def excess(one, other):
+        return np.mean([d(s, f) for s in subject for f in one]) - np.mean([d(s, n) for s in subject for n in other])
+
+    seen = excess(list(far), list(near))
+    every = [excess(one, other) >= seen - 1e-12 for one, other in deals_of(far, near)]
+    assert len(every) == 70
+    assert found.p == pytest.approx(np.mean(every))
+
+
+def test_nearer_finds_what_was_planted_and_leaves_out_seeds_that_are_not_numbers():
+    subject, near, far = shares_of(5, 1, 3), shares_of(5, 2, 3), shares_of(5, 3, 0)
+    found = profiles.nearer(subject, near, far)
+    assert found.p == pytest.approx(1 / 252) and found.difference.excludes_zero(1)
+    assert found.to_far.estimate > 2
+    assert found.to_near.estimate < 0.5
+    turned = profiles.nearer(subject, far, near)
+    assert turned.p == 1 and turned.difference.excludes_zero(-1)
+    near[1] = far[4] = math.nan
+    assert profiles.nearer(subject, near, far).difference.n == 3
+    near[:] = math.nan
+    empty = profiles.nearer(subject, near, far)
+    assert math.isnan(empty.p) and empty.difference.n == 0
+
+
+def test_apart_is_the_exact_test_of_the_energy_statistic():
+    a, b = shares_of(3, 6), shares_of(4, 7)
+
+    def d(one, other):
+        return np.mean([stats.wasserstein_distance(range(4), range(4), p, q) for p in one for q in other])
+
+    def energy(one, other):
+        return 2 * d(one, other) - d(one, one) - d(other, other)
+
+    found = profiles.apart(a, b)
+    every = [energy(*deal) >= energy(a, b) - 1e-12 for deal in deals_of(a, b)]
+    assert len(every) == 35
+    assert found.p == pytest.approx(np.mean(every))
+    within = [
+        np.mean([stats.wasserstein_distance(range(4), range(4), p, q) for p, q in itertools.permutations(group, 2)])
+        for group in (a, b)
+    ]
+    assert found.floor == pytest.approx(np.mean(within))
+    assert found.distance.n == 3
+
+
+def test_paired_profiles_are_swapped_within_their_model():
+    a, b = shares_of(5, 1, 0), shares_of(5, 2, 3)
+    assert profiles.apart(a, b, paired=True).p == pytest.approx(2 / 32)  # all swapped is the same two groups
+    assert profiles.apart(a, b).p == pytest.approx(2 / 252)
+    a[2] = math.nan
+    assert profiles.apart(a, b, paired=True).p == pytest.approx(2 / 16)
+
+
+def test_groups_of_one_distribution_are_apart_in_one_of_twenty_cases():
+    rng = np.random.default_rng(0)
+    p = [profiles.apart(*rng.dirichlet(np.ones(4), (2, 4))).p for _ in range(200)]
+    assert np.mean(np.array(p) <= 0.05) < 0.1
+
+
+def test_a_group_of_one_has_no_floor_and_no_p():
+    found = profiles.apart(shares_of(1, 0), shares_of(3, 1))
+    assert math.isnan(found.p) and math.isnan(found.floor) and math.isnan(found.distance.low)
+
+
+def test_dependence_on_the_group_is_found_where_planted_and_only_there():
+    group = np.repeat(["a", "b", "c"], 3)
+    planted = np.concatenate([shares_of(3, seed, centre) for seed, centre in enumerate((0, 1, 3))])
+    other = shares_of(9, 5)
+
+    def distances(*tables):
+        return np.array([profiles.wasserstein(table, table) for table in tables])
+
+    excess, p = profiles.depends_on_group(distances(planted), group, deals=999)
+    assert excess > 1 and p <= 0.011  # 280 ways to deal nine models to three groups of three
+    assert profiles.depends_on_group(distances(other), group, deals=999)[1] > 0.05
+    planted[4] = math.nan  # one profile is not defined
+    assert profiles.depends_on_group(distances(planted, other), group, deals=999)[1] < 0.1
+    assert all(map(math.isnan, profiles.depends_on_group(distances(other), np.repeat("a", 9))))
+
+
+def test_shares_have_a_row_for_every_block_and_reading_and_no_numbers_where_nothing_rises():
+    rows = list(readability_rows((0.5, 0.75, 1.0), (0.6, 0.8, 1.0), (0.5, 0.5, 0.5)))
+    table = profiles.share_table(pd.DataFrame(rows), penalty_rows(), BASELINES)
+    pooled = table[table["reading"] == "pooled"]
+    assert pooled["block"].tolist() == [1, 2] and pooled["share"].tolist() == pytest.approx([0.5, 0.5])
+    assert table[table["reading"] == "beyond window"]["share"].isna().all()
+    assert table[table["reading"] == "own probe"]["share"].tolist() == pytest.approx([0.5, 0.5])
+
+
+def test_cells_without_probes_of_their_own_have_no_such_reading():
+    rows = pd.DataFrame(list(readability_rows((0.5, 0.75, 1.0), (0.6, 0.8, 1.0), (0.5, 0.5, 0.5))))
+    table = profiles.share_table(rows.assign(own_accuracy=math.nan), penalty_rows(), BASELINES)
+    assert "own probe" not in set(table["reading"]) and "pooled" in set(table["reading"])

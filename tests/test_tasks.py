@@ -16,7 +16,16 @@ from statedepth.tasks import alternating, cyclic, dyck, named, parity, symmetric
 torch.set_num_threads(1)
 
 GROUPS = [parity(), cyclic(3), cyclic(6), symmetric(2), symmetric(3), symmetric(4), alternating(4), alternating(5)]
-DYCKS = [dyck(1, 1), dyck(1, 3), dyck(2, 2), dyck(2, 4), dyck(3, 3), dyck(2, 4, target="depth")]
+DYCKS = [
+    dyck(1, 1),
+    dyck(1, 3),
+    dyck(2, 2),
+    dyck(2, 4),
+    dyck(3, 3),
+    dyck(2, 4, target="depth"),
+    dyck(2, 4, target="openers"),
+    dyck(3, 2, target="first"),
+]
 EVERY = [*GROUPS, *DYCKS]
 by_name = pytest.mark.parametrize("task", EVERY, ids=lambda task: task.name)
 
@@ -30,7 +39,7 @@ def seeded(seed=0):
 
 def elements_of(task):
     """The permutations that a symmetric or alternating task counts, evenness read off the number of cycles."""
-    n = int(task.name[1:])
+    n = int(task.name[1:])  # of the symmetric group it lies in
     found = sorted(itertools.permutations(range(n)))
     return found if task.name[0] == "S" else [p for p in found if (n - n_cycles(p)) % 2 == 0]
 
@@ -53,7 +62,10 @@ def composed(task, tokens):
         action = elements[token]
         state = [state[action[j]] for j in range(len(state))]
         labels.append(elements.index(tuple(state)))
-    return {"state": labels}
+    if task.name[0] == "A":
+        return {"state": labels}
+    signs = [(len(state) - n_cycles(elements[label])) % 2 for label in labels]
+    return {"state": labels, "sign": signs, "coset": [elements[label].index(0) for label in labels]}
 
 
 def summed(n, tokens):
@@ -77,7 +89,10 @@ def stacked(task, tokens):
         assert len(stack) <= m, "deeper than the bound"
         top.append(1 + stack[-1] if stack else 0)
         depth.append(len(stack))
-    return {"top": top, "depth": depth}
+    if task.target in ("top", "depth"):
+        return {"top": top, "depth": depth}
+    opened = [sum(token < k for token in tokens[: t + 1]) for t in range(len(tokens))]
+    return {"top": top, "depth": depth, "openers": [n % 2 for n in opened], "first": [tokens[0]] * len(tokens)}
 
 
 def derived(task, tokens):
@@ -188,7 +203,7 @@ def test_group_tables_satisfy_the_group_axioms(task):
     assert all(set(column) == everything for column in table.T)
     assert (table[0] == range(n)).all() and (table[:, 0] == range(n)).all()  # element 0 is the identity
     assert (table[table] == table[:, table]).all()  # (a b) c at [a, b, c] = a (b c) at [a, b, c]
-    assert task.start == 0 and task.n_states == {"state": n}
+    assert task.start == 0 and task.n_states["state"] == n
 
 
 @pytest.mark.parametrize(
@@ -197,6 +212,59 @@ def test_group_tables_satisfy_the_group_axioms(task):
 )
 def test_permutation_groups_have_their_order(task, order):
     assert task.vocab_size == task.n_outputs == order == len(elements_of(task))
+
+
+def cayley(task):
+    """The table of a group from permutation matrices, or from addition: no code of the library, no tuples composed."""
+    if task.name[0] == "Z":
+        n = int(task.name[1:])
+        return [[(a + b) % n for b in range(n)] for a in range(n)]
+    n = int(task.name[1:])
+    every = [p for p in itertools.product(range(n), repeat=n) if len(set(p)) == n]  # lexicographic
+    matrices = [np.eye(n, dtype=int)[list(p)] for p in every]  # row j has its one at p[j]
+    if task.name[0] == "A":
+        matrices = [m for m in matrices if round(np.linalg.det(m)) == 1]
+    number = {m.tobytes(): i for i, m in enumerate(matrices)}
+    # new[j] = state[action[j]]: row j of the new matrix is row action[j] of the state's
+    return [[number[(action @ state).tobytes()] for action in matrices] for state in matrices]
+
+
+@pytest.mark.parametrize("task", [symmetric(3), cyclic(6), alternating(4), alternating(5)], ids=lambda task: task.name)
+def test_group_labels_agree_with_an_independent_cayley_table(task):
+    table = cayley(task)
+    assert product_table(task).tolist() == table
+    batch = task.sample(200, 9, seeded())
+    for tokens, labels in zip(batch.tokens.tolist(), batch.states["state"].tolist(), strict=True):
+        state = 0
+        for token, label in zip(tokens, labels, strict=True):
+            state = table[state][token]
+            assert state == label
+
+
+@pytest.mark.parametrize("task", [symmetric(3), symmetric(4)], ids=lambda task: task.name)
+def test_sign_and_coset_are_running_states_of_their_own_and_for_s3_together_the_state(task):
+    for variable, n in (("sign", 2), ("coset", int(task.name[1:]))):
+        moves = {
+            (task.read(s)[variable], a, task.read(task.step(s, a))[variable])
+            for s in range(task.vocab_size)
+            for a in range(task.vocab_size)
+        }
+        assert len(moves) == n * task.vocab_size  # one class follows from a class and a token, whatever the element was
+    both = {(task.read(s)["sign"], task.read(s)["coset"]) for s in range(6)}
+    assert task.name != "S3" or len(both) == 6
+
+
+def test_every_target_draws_the_same_strings_and_the_shared_variables_agree():
+    drawn = [dyck(2, 4, target).sample(64, 12, seeded(), "train") for target in tasks.DYCK_TARGETS]
+    for batch in drawn[1:]:
+        assert torch.equal(batch.tokens, drawn[0].tokens)
+        assert torch.equal(batch.states["top"], drawn[0].states["top"])
+    assert [set(batch.states) for batch in drawn] == [{"top", "depth"}] * 2 + [{"top", "depth", "openers", "first"}] * 2
+
+
+def test_a_first_opener_of_one_type_is_no_target():
+    with pytest.raises(ValueError, match="k=2 or more"):
+        dyck(1, 4, "first")
 
 
 def test_s3_does_not_commute_and_z6_does_at_the_same_order():

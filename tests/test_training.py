@@ -106,7 +106,7 @@ def test_going_on_really_starts_from_the_last_point_and_not_from_nothing(tmp_pat
     with pytest.raises(KeyboardInterrupt):
         trained(folder=tmp_path, stop_after=11)
     steps = []
-    monkeypatch.setattr(training, "learning_rate", lambda step, spec: steps.append(step) or 1e-3)
+    monkeypatch.setattr(training, "learning_rate", lambda step, *_: steps.append(step) or 1e-3)
     trained(folder=tmp_path)
     assert steps == [10, 11]
 
@@ -360,7 +360,7 @@ OTHER = {
         "seed": 1,
         "negative_eigenvalues": True,
     },
-    "train": {"length": 24, "steps": 100, "lr": 1e-3, "batch": 32, "min_length": 2, "grow_at": 0.9},
+    "train": {"length": 24, "steps": 100, "lr": 1e-3, "batch": 32, "min_length": 2, "grow_at": 0.9, "stop_at": 0.9},
 }
 
 
@@ -371,7 +371,7 @@ def test_every_setting_that_is_changed_changes_the_name():
     keys = [base.key, replace(base, task="S3").key]
     for part, changes in OTHER.items():
         keys += [replace(base, **{part: replace(getattr(base, part), **{n: v})}).key for n, v in changes.items()]
-    assert len(set(keys)) == len(keys) == 2 + 9 + 6
+    assert len(set(keys)) == len(keys) == 2 + 9 + 7
 
 
 def test_names_are_unique_over_a_grid_and_say_task_family_and_seed():
@@ -486,6 +486,61 @@ def test_the_rate_warms_up_stays_and_falls(steps):
     assert np.allclose(np.diff(rates[: top[0] + 1]), 0.01 / (steps // 20))  # straight up
     assert np.allclose(np.diff(rates[top[-1] :]), -0.01 / (0.4 * steps))  # straight down
     assert rates[-1] == pytest.approx(0.01 / (0.4 * steps))
+
+
+@pytest.mark.parametrize("end", [50, 100])
+def test_a_shorter_training_falls_over_its_own_last_two_fifths_and_warms_up_as_a_long_one(end):
+    spec = TrainSpec(steps=100, lr=0.01)
+    rates = np.array([training.learning_rate(step, spec, end) for step in range(end)])
+    top = np.flatnonzero(np.isclose(rates, 0.01))
+    assert (top[0], top[-1]) == (4, 6 * end // 10)
+    assert rates[-1] == pytest.approx(0.01 / (0.4 * end))
+
+
+def learns_after(monkeypatch, step):
+    """The validation split says that the task is learned from the n-th look on; returns the looks that were taken."""
+    looks = []
+
+    def evaluate(*args, split="test", **options):
+        if split == "validation":
+            looks.append(args[2])
+            return [1.0 if len(looks) >= step else 0.5]
+        return REAL_EVALUATE(*args, **{**options, "n": 64}, split=split)
+
+    monkeypatch.setattr(training, "evaluate", evaluate)
+    return looks
+
+
+def test_training_ends_two_thirds_of_its_steps_after_the_task_is_learned(monkeypatch):
+    looks = learns_after(monkeypatch, 3)
+    result = trained(tiny(steps=60, grow_at=0.0, stop_at=0.9, min_length=8))
+    assert looks == [8, 8, 8]  # at full length, none after it was learned
+    assert [row["step"] for row in result.history] == [5, 10, 15, 20, 25]  # 15 / (1 - .4)
+    assert [row.get("validation") for row in result.history] == [0.5, 0.5, 1.0, None, None]
+
+
+def test_a_task_learned_too_late_to_save_steps_or_never_takes_all_of_them(monkeypatch):
+    looks = learns_after(monkeypatch, 99)
+    assert trained(tiny(steps=30, grow_at=0.0, stop_at=0.9, min_length=8)).history[-1]["step"] == 30
+    assert len(looks) == 3  # at 5, 10 and 15 steps; from 18 on, the rate falls anyway
+    assert trained(tiny(steps=30, grow_at=0.0)).history[-1]["step"] == 30
+    assert len(looks) == 3  # none is taken where none is asked for
+
+
+def test_no_look_is_taken_before_the_curriculum_has_reached_the_full_length(monkeypatch):
+    looks = learns_after(monkeypatch, 1)
+    assert trained(tiny(steps=30, grow_at=1.0, stop_at=0.9)).history[-1]["step"] == 30
+    assert looks == []
+
+
+def test_an_interrupted_training_that_had_learned_ends_where_it_would_have(monkeypatch, tmp_path):
+    run = tiny(steps=60, grow_at=0.0, stop_at=0.9, min_length=8)
+    learns_after(monkeypatch, 3)
+    whole = trained(run)
+    learns_after(monkeypatch, 3)
+    with pytest.raises(KeyboardInterrupt):
+        trained(run, tmp_path, stop_after=17)
+    assert same(trained(run, tmp_path), whole)
 
 
 @pytest.fixture

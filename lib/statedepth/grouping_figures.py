@@ -7,7 +7,7 @@ from typing import Any
 import altair as alt
 import pandas as pd
 
-from statedepth import conv, profiles
+from statedepth import profiles
 from statedepth.grouping import (
     CLAIMED,
     CONV_EDIT,
@@ -309,7 +309,7 @@ def convolution(tables: Tables) -> Figure:
     table = _named(tables["conv"].query("passed")).assign(row=lambda t: t["task"].map(task_name))
     means = over_seeds(table, ["name", "edit", "row", "block"], "lost")
     means = means.assign(
-        where=["all" if b == conv.EVERY_BLOCK else str(b) for b in means["block"]],
+        where=[str(b) if b else "all" for b in means["block"]],
         text=[f"{100 * m:.0f}" for m in means["mean"]],
     )
     last = str(means["block"].max()) if len(means) else "1"

@@ -270,21 +270,19 @@ def apart(a: np.ndarray, b: np.ndarray, paired: bool = False, distance: Distance
     within = [between[: len(a), : len(a)], between[len(a) :, len(a) :]]
     floor = float(np.mean([group.sum() / (len(group) * (len(group) - 1)) for group in within]))
 
-    def energy(first: np.ndarray) -> float:
-        one, other = np.flatnonzero(first), np.flatnonzero(~first)
-        own = between[np.ix_(one, one)].mean() + between[np.ix_(other, other)].mean()
-        return float(2 * between[np.ix_(one, other)].mean() - own)
-
-    total = len(a) + len(b)
     if paired:
-        swaps = itertools.product((False, True), repeat=len(a))
-        deals = [np.concatenate([np.array(s), ~np.array(s)]) for s in swaps]
+        swaps = np.array(list(itertools.product((False, True), repeat=len(a))))
+        deals = np.concatenate([~swaps, swaps], axis=1)  # the first is the given one
     else:
-        chosen = itertools.combinations(range(total), len(a))
-        deals = [np.isin(np.arange(total), c) for c in chosen]
-    seen = energy(np.arange(total) < len(a))
-    p = float(np.mean([energy(deal) >= seen - 1e-12 for deal in deals]))
-    return Apart(interval, floor, p)
+        chosen = list(itertools.combinations(range(len(between)), len(a)))
+        deals = np.zeros((len(chosen), len(between)), dtype=bool)
+        np.put_along_axis(deals, np.array(chosen), True, axis=1)
+    one = deals.astype(float)  # (deals, models): 1 in the first group
+    in_one = ((one @ between) * one).sum(1)
+    across = one @ between.sum(1) - in_one
+    in_other = between.sum() - in_one - 2 * across
+    energy = 2 * across / (len(a) * len(b)) - in_one / len(a) ** 2 - in_other / len(b) ** 2
+    return Apart(interval, floor, float(np.mean(energy >= energy[0] - 1e-9)))
 
 
 def depends_on_group(distances: np.ndarray, group: np.ndarray, deals: int = 9999) -> tuple[float, float]:
@@ -295,13 +293,20 @@ def depends_on_group(distances: np.ndarray, group: np.ndarray, deals: int = 9999
     random deals of the labels `group` (N,) to the models, the given one counted.
     """
     distances, group = np.asarray(distances, dtype=float), np.asarray(group)
-    alone = np.eye(len(group), dtype=bool)
+    pairs = np.triu_indices(len(group), 1)
+    known = np.isfinite(distances).sum(0)[pairs]
+    total = np.nansum(distances, 0)[pairs]
 
     def excess(labels: np.ndarray) -> float:
-        same = labels[:, None] == labels[None]
-        return float(np.nanmean(distances[:, ~same]) - np.nanmean(distances[:, same & ~alone]))
+        same = labels[pairs[0]] == labels[pairs[1]]
+        n_within = known[same].sum()
+        n_between = known.sum() - n_within
+        if not n_within or not n_between:
+            return math.nan
+        within = total[same].sum()
+        return float((total.sum() - within) / n_between - within / n_within)
 
-    seen = excess(group) if len(set(group.tolist())) > 1 and np.isfinite(distances).any() else math.nan
+    seen = excess(group)
     if math.isnan(seen):
         return math.nan, math.nan
     rng = np.random.default_rng(0)

@@ -1,0 +1,168 @@
+"""Claim 2: every outcome of the criterion, brought out by tables made by hand, and every number that prose quotes."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from synthetic import EARLY, FLAT, GROUPED, LATE, LOST, grouping_tables
+
+from statedepth import claims, grouping
+from statedepth.verdicts import NAMES, target_of, task_name
+
+EVERYWHERE = {
+    (task, a): EARLY if "dyck" in task else FLAT
+    for a in NAMES
+    for task in ("parity", "S3", "Z6", "dyck-1-4", "dyck-2-4")
+}
+NOWHERE = {key: EARLY if key[0] == "S3" else shape for key, shape in EVERYWHERE.items()}
+
+
+def verdict_of(shapes, **options):
+    return grouping.verdict(grouping_tables(shapes, **options))
+
+
+def part(verdict, key):
+    return next(part.holds for part in verdict.parts if part.key == key)
+
+
+def test_it_is_reproduced_where_s3_groups_in_all_five_and_the_convolution_agrees():
+    verdict = verdict_of(EVERYWHERE)
+    assert (verdict.outcome, verdict.provisional) == ("reproduced", False)
+    assert all(part(verdict, f"{a}.S3") for a in NAMES) and part(verdict, "mamba.conv")
+    assert "in 5 of 5 architectures" in verdict.reasons[0]
+    assert len(verdict.deciding) == 5 and all("n = 5" in row["text"] for row in verdict.deciding)
+
+
+def test_without_the_order_of_the_convolution_it_is_partly():
+    turned = {**LOST, "parity": LOST["dyck-2-4"], "dyck-2-4": LOST["parity"]}
+    verdict = verdict_of(EVERYWHERE, lost=turned)
+    assert (verdict.outcome, part(verdict, "mamba.conv")) == ("partly", False)
+    assert "does not have the same order" in " ".join(verdict.reasons)
+    unmeasured = verdict_of(EVERYWHERE, lost={})
+    assert unmeasured.outcome == "partly" and "was not measured" in " ".join(unmeasured.reasons)
+
+
+@pytest.mark.parametrize(("without", "outcome"), [(2, "partly"), (3, "not reproduced")])
+def test_more_than_half_of_the_architectures_are_partly(without, outcome):
+    flat = list(NAMES)[:without]
+    shapes = {key: EARLY if key[0] == "S3" and key[1] in flat else shape for key, shape in EVERYWHERE.items()}
+    verdict = verdict_of(shapes)
+    assert verdict.outcome == outcome
+    assert [part(verdict, f"{a}.S3") for a in NAMES] == [a not in flat for a in NAMES]
+
+
+def test_where_s3_is_dycks_neighbour_it_is_not_reproduced_and_v2_is_borne_out():
+    verdict = verdict_of(NOWHERE)
+    assert verdict.outcome == "not reproduced"
+    assert "bears out v2" in " ".join(verdict.reasons)
+
+
+def test_equal_profiles_of_all_tasks_group_nowhere():
+    verdict = verdict_of(dict.fromkeys(EVERYWHERE, FLAT), noise=0.05)
+    assert verdict.outcome == "not reproduced"
+
+
+def test_an_architecture_that_did_not_learn_s3_is_named_and_the_verdict_rests_on_the_others():
+    failed = [("S3", "transformer", seed) for seed in range(5)]
+    verdict = verdict_of(EVERYWHERE, failed=failed)
+    assert verdict.outcome == "reproduced" and part(verdict, "transformer.S3") is None
+    assert "in 4 of 4" in verdict.reasons[0]
+    assert any("Not tested" in reason and "Transformer" in reason for reason in verdict.reasons)
+
+
+def test_seeds_that_failed_are_left_out_one_by_one_and_make_it_provisional():
+    verdict = verdict_of(EVERYWHERE, failed=[("parity", "gru", 1), ("S3", "gru", 3)])
+    assert verdict.provisional
+    row = grouping.contrasts(grouping_tables(EVERYWHERE, failed=[("parity", "gru", 1), ("S3", "gru", 3)]))
+    row = row.query("architecture == 'gru' and subject == 'S3' and reading == 'pooled'").iloc[0]
+    assert row["n"] == 3  # matched seeds in which all three passed
+
+
+def test_with_three_seeds_the_interval_decides_and_it_says_provisional():
+    verdict = verdict_of(EVERYWHERE, seeds=3)
+    assert (verdict.outcome, verdict.provisional) == ("reproduced", True)
+
+
+def test_a_run_without_the_three_tasks_tests_nothing():
+    verdict = verdict_of({("S3", "mamba"): FLAT, ("Z6", "mamba"): FLAT}, lost={})
+    assert verdict.outcome == "not tested" and verdict.provisional
+    assert all(part.holds is None for part in verdict.parts if part.key.endswith(".S3"))
+
+
+def test_parts_tell_the_confounds_apart():
+    shapes = {**EVERYWHERE, ("Z6", "mamba"): LATE}
+    verdict = verdict_of(shapes)
+    assert part(verdict, "mamba.S3/Z6") and not part(verdict, "gru.S3/Z6")
+    assert part(verdict, "mamba.S3 sign/S3 coset") is False  # five models of one state: the least p is 2 / 32, over .05
+    assert not part(verdict, "mamba.dyck-1-4/dyck-2-4")
+    found = grouping.confounds(grouping_tables(shapes)).set_index(["architecture", "pair"])
+    assert found.loc[("mamba", "S3 sign/S3 coset"), "p"] == pytest.approx(2 / 32)
+    assert found.loc[("mamba", "S3/Z6"), "p"] == pytest.approx(2 / 252)
+    assert found.loc[("mamba", "S3/Z6"), "distance"] > 1 > found.loc[("gru", "S3/Z6"), "distance"]
+
+
+def test_the_target_effect_is_found_where_it_was_planted_and_only_there():
+    assert part(verdict_of(GROUPED), "mamba.target") is True
+    assert part(verdict_of(GROUPED, moved=False), "mamba.target") is False
+
+
+def test_other_readings_that_disagree_are_named():
+    made = grouping_tables(EVERYWHERE)
+    flat = made["shares"]["reading"] == "own probe"
+    made["shares"].loc[flat, "share"] = 0.25
+    text = " ".join(grouping.verdict(made).reasons)
+    assert "not by own probe" in text and "other readings" in text
+
+
+def test_distances_hold_every_pair_once_and_seeds_of_one_task_on_the_diagonal():
+    table = grouping.distances(grouping_tables(GROUPED, seeds=3))
+    for _, cell in table.groupby("architecture"):
+        pairs = [frozenset(pair) for pair in cell[["a", "b"]].to_numpy()]
+        assert len(pairs) == len(set(pairs)) == 10 * 11 / 2  # seven targets, depth, sign and coset
+        own = cell[cell["a"] == cell["b"]]
+        assert (own["distance"] == own["floor"]).all() and own["p"].isna().all()
+    mamba = table[table["architecture"] == "mamba"].set_index(["a", "b"])["distance"]
+    assert mamba[("parity", "S3")] < 0.2
+    assert mamba[("S3", "dyck-2-4")] > 1
+
+
+@pytest.mark.parametrize(
+    "made", [grouping_tables(GROUPED), grouping_tables({("S3", "mamba"): FLAT}, seeds=1)], ids=["whole", "one"]
+)
+def test_partial_runs_still_have_every_number_that_prose_quotes(made):
+    found = claims.numbers("s3_grouping", made)
+    assert found.keys() == claims.numbers("s3_grouping", grouping_tables(GROUPED)).keys()
+    assert found["gru.S3.difference"].text == claims.NOT_RUN
+    assert found["mamba.S3.accuracy"].text == "100.0%"
+
+
+def test_failed_cells_are_named_with_their_best_accuracy():
+    made = grouping_tables(GROUPED, failed=[("A4", "lstm", 0), ("A4", "lstm", 2)])
+    found = claims.numbers("s3_grouping", made)
+    assert found["failed"].text == "2"
+    assert found["failed_where"].text == "LSTM on A₄ (2 of 5, at best 80.0%)"
+
+
+def test_every_prediction_is_about_parts_that_a_whole_run_has():
+    made = grouping_tables(EVERYWHERE)
+    keys = {part.key for part in grouping.verdict(made).parts}
+    for prediction in grouping.PREDICTIONS:
+        assert set(prediction.expected) <= keys, prediction.text
+    table = claims.outcomes_of_predictions("s3_grouping", grouping.verdict(made))
+    assert len(table) == len(grouping.PREDICTIONS)
+
+
+def test_vectors_leave_out_models_that_failed_and_keep_the_place_of_every_seed():
+    rows = [
+        {"task": "S3", "seed": seed, "block": block, "share": float(10 * seed + block), "passed": seed != 2}
+        for seed in (1, 2, 4)
+        for block in (1, 2)
+    ]
+    found = grouping.vectors(pd.DataFrame(rows), ["task"], "block", "share", [1, 2, 3, 4])[("S3",)]
+    assert np.array_equal(found[[0, 3]], [[11, 12], [41, 42]])
+    assert np.isnan(found[1]).all() and np.isnan(found[2]).all()
+
+
+def test_names_and_targets_of_tasks_as_readers_see_them():
+    assert task_name("dyck-2-4") == "Dyck-(2,4)" and task_name("dyck-2-4-first") == "Dyck-(2,4) first"
+    assert (task_name("Z6"), task_name("parity"), grouping.profile_name("S3 sign")) == ("Z₆", "Parity", "S₃ sign")
+    assert [target_of(t) for t in ("S3", "dyck-1-4", "dyck-2-4-depth")] == ["state", "top", "depth"]
