@@ -51,7 +51,7 @@ def profiled(monkeypatch):
     """(run key, variable, length) of every call of the measurement, which is a stand-in."""
     calls = []
 
-    def profile(trained, variable, length, settings):
+    def profile(trained, variable, length, settings, labelled_by=""):
         calls.append((trained.run.key, variable, length, settings.seed))
         return pd.DataFrame(
             {"site": [0, 1], "accuracy": [0.5, 1 / 3], "weight": trained.model.head.weight[0, 0].item()}
@@ -154,7 +154,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         training.train(run, grid.CACHE / "checkpoints", progress=False, stop_after=5)
     steps, real = [], training.learning_rate
-    monkeypatch.setattr(training, "learning_rate", lambda step, spec: steps.append(step) or real(step, spec))
+    monkeypatch.setattr(training, "learning_rate", lambda step, *rest: steps.append(step) or real(step, *rest))
     assert grid.obtain([run], workers=1) == {run: "trained"}
     assert steps == [4, 5, 6]
 
@@ -471,3 +471,75 @@ def test_a_device_that_is_not_there_is_refused_with_the_remedy(monkeypatch):
 def test_an_unknown_device_is_refused_by_value(device):
     with pytest.raises(ValueError, match=re.escape(f"device={device!r}: must be auto, cpu or cuda")):
         grid.pick_device(device)
+
+
+# ---- the runs of claim 2 ----------------------------------------------------------------------------------------------
+
+GROUPING = {
+    "groups": ["parity", "S3", "Z6", "dyck-2-4"],
+    "architectures": ["mamba", "lstm"],
+    "seeds": [0, 1, 2, 3],
+    "control_seeds": [0, 1],
+    "targets": ["dyck-2-4", "dyck-2-4-depth"],
+    "retrain": True,
+    "d_model": 32,
+    "n_layers": 2,
+    "length": 12,
+    "steps": 0,
+}
+
+
+def test_the_runs_of_claim_2_are_groups_by_their_seeds_targets_and_models_of_one_tap():
+    parts = grid.grouping_runs(GROUPING)
+    assert {k: len(v) for k, v in parts.items()} == {
+        "groups": 3 * 2 * 4 + 2 * 2,
+        "targets": 2 * 2 * 2,
+        "retrained": 3 * 2,
+    }
+    assert {r.model.seed for r in parts["groups"] if r.task == "Z6"} == {0, 1}
+    assert {(r.model.family, r.model.d_conv) for r in parts["retrained"]} == {("mamba", 1)}
+    assert {r.model.d_conv for r in parts["groups"] + parts["targets"]} == {4}
+    assert set(r for r in parts["targets"] if r.task == "dyck-2-4") < set(parts["groups"])  # trained once
+    for run in (run for part in parts.values() for run in part):
+        assert run.train == training.recipe(run.model.family, training.UNTIL_LEARNED, length=12)
+    assert {r.train.steps for r in grid.grouping_runs({**GROUPING, "steps": 7})["retrained"]} == {7}
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"groups": []}, "groups=.*at least one"),
+        ({"groups": ["S3", "S3"]}, "groups=.*none twice"),
+        ({"groups": ["S3", "xor"]}, "task='xor'"),
+        ({"seeds": []}, "seeds=.*at least one"),
+        ({"targets": ["dyck-2-4", "dyck-1-4"]}, "targets=.*same strings"),
+        ({"targets": ["dyck-2-4", "parity"]}, "targets=.*same strings"),
+        ({"architectures": ["rnn"]}, "family='rnn'"),
+    ],
+)
+def test_parameters_of_claim_2_that_make_no_sense_are_refused_by_value_and_rule(change, said):
+    with pytest.raises(ValueError, match=said):
+        grid.grouping_runs({**GROUPING, **change})
+
+
+def test_a_claim_without_targets_or_convolutions_has_only_its_groups():
+    parts = grid.grouping_runs({**GROUPING, "targets": [], "architectures": ["gru"]})
+    assert not parts["targets"] and not parts["retrained"]
+    assert not grid.grouping_runs({**GROUPING, "groups": ["Z6"]})["retrained"]
+
+
+def test_published_are_two_seeds_of_core_tasks_and_one_of_all_others():
+    runs, published = grid.wanted("s3_grouping", GROUPING)
+    assert len(runs) == len(set(runs)) == 24 + 4 + 4 + 6 and set(published) < set(runs)
+    core = [r for r in published if r.task in grid.CORE and r.model.d_conv == 4]
+    assert {r.model.seed for r in core} == {0, 1} and len(core) == 3 * 2 * 2
+    others = [r for r in published if r not in core]
+    assert {r.model.seed for r in others} == {0} and len(others) == 2 + 2 + 3
+    assert grid.wanted("flip", VALUES) == (grid.runs_of(VALUES), grid.runs_of(VALUES))
+
+
+def test_seeds_without_a_checkpoint_are_left_out_where_another_seed_has_one(monkeypatch):
+    runs = grid.cross(["parity", "S3"], ["lstm"], [0, 1], 32, 2, length=12)
+    monkeypatch.setattr(grid, "source", lambda run: "published" if run == runs[0] else None)
+    assert grid.at_hand(runs, False) == ([runs[0], *runs[2:]], [runs[1]])  # S3 has none at all: it is trained
+    assert grid.at_hand(runs, True) == (runs, [])

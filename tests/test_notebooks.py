@@ -19,6 +19,7 @@ from statedepth.publish import drop_reruns, scrub
 
 SMOKE = {
     "flip": {"architectures": ["transformer", "lstm"], "seeds": [0], "d_model": 16, "n_layers": 2, "length": 8, "steps": 12, "n_fit": 256, "n_test": 128, "workers": 1},
+    "s3_grouping": {"groups": ["parity", "S3", "dyck-2-4"], "architectures": ["mamba", "lstm"], "seeds": [0], "control_seeds": [0], "targets": ["dyck-2-4", "dyck-2-4-openers"], "d_model": 16, "n_layers": 2, "length": 8, "steps": 12, "n_fit": 256, "n_test": 128, "workers": 1},
 }  # fmt: skip
 
 

@@ -651,3 +651,46 @@ def test_the_control_function_is_the_same_whatever_sample_the_probe_was_fitted_o
     assert {context: one[context] for context in one.keys() & two.keys()} == {
         c: two[c] for c in one.keys() & two.keys()
     }
+
+
+# ---- what a cell leaves out, and labels by another task ------------------------------------------------------------------
+
+
+def small_profile(labelled_by="", variable="top", **changes):
+    settings = ProbeSettings(n_fit=100, n_validation=32, n_test=64, **changes)
+    run = Run("dyck-2-4", ModelSpec("gru", d_model=8, n_layers=1), TrainSpec())
+    return probes.profile(training.untrained(run), variable, 8, settings, labelled_by)
+
+
+def test_without_probes_of_their_own_the_pooled_ones_are_the_same():
+    whole, bare = small_profile(), small_profile(own="none")
+    assert bare["own_accuracy"].isna().all() and bare["own_majority"].isna().all()
+    columns = ["site", "network", "labels", "position", "penalty", "accuracy", "majority"]
+    pd.testing.assert_frame_equal(whole[columns], bare[columns])
+    trained = cell(small_profile(own="trained"), penalty=0)
+    has = trained["own_accuracy"].notna()
+    assert (has == ((trained["network"] == "trained") & (trained["labels"] == "task"))).all()
+
+
+def test_without_what_stands_beside_there_is_the_trained_network_alone():
+    bare, whole = small_profile(beside=False), small_profile()
+    assert set(bare["network"]) == {"trained"} and set(bare["labels"]) == {"task"}
+    same = whole[(whole["network"] == "trained") & (whole["labels"] == "task")].reset_index(drop=True)
+    pd.testing.assert_frame_equal(bare, same)
+
+
+def test_labels_of_another_task_on_the_same_strings():
+    same = small_profile("dyck-2-4-openers", own="none", beside=False)
+    pd.testing.assert_frame_equal(same, small_profile(own="none", beside=False))  # the same strings, the same variable
+    other = small_profile("dyck-2-4-openers", "openers", own="none", beside=False)
+    assert abs(cell(other, site=0, position=0, penalty=0)["majority"].item() - 0.5) < 0.1
+    with pytest.raises(ValueError, match="labelled_by='parity'"):
+        small_profile("parity", "state")
+    with pytest.raises(ValueError, match="variable='openers'"):
+        small_profile("", "openers")
+
+
+@pytest.mark.parametrize("change", [{"own": "some"}, {"own": True}, {"beside": 1}])
+def test_what_a_cell_leaves_out_is_one_of_the_known_choices(change):
+    with pytest.raises(ValueError, match="must be all, trained or none"):
+        ProbeSettings(**change)
