@@ -89,6 +89,7 @@ runs, left_out = grid.at_hand(
 )
 first_seeds = {(run.task, run.model.family, run.model.d_conv): run for run in reversed(runs)}.values()
 parts = {name: [run for run in part if run in set(runs)] for name, part in asked.items()}
+session.left_out = len(left_out)
 if left_out:
     print(f"{len(left_out)} seeds have no checkpoint and are left out; every_seed=True trains them")
 

@@ -198,3 +198,10 @@ def test_the_published_run_stands_beside_no_other(tmp_path):
     for path in (ROOT / "book").glob("*.ipynb"):
         assert "notebook.compare" not in path.read_text()
         assert 'tags=["hide-input", "rerun"]' in (ROOT / "notebooks" / f"{path.stem}.py").read_text()
+
+
+def test_a_run_that_leaves_seeds_out_is_not_the_published_one_and_says_so(tmp_path):
+    session = notebook.begin("s3_grouping", {"out": str(tmp_path)})
+    assert session.profile == "paper"
+    session.left_out = 3
+    assert session.profile == "custom"

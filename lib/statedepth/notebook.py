@@ -129,10 +129,13 @@ class Session:
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     cells: int = 0  # measured for this run, or found measured
     cells_from_cache: int = 0
+    left_out: int = 0  # runs that the parameters ask for and that this run goes without
 
     @property
     def profile(self) -> str:
-        """`paper` or `quick` where what is computed has exactly those parameters, else `custom`."""
+        """`paper` or `quick` where what is computed is all that those parameters ask for, else `custom`."""
+        if self.left_out:
+            return "custom"
         computed = {k: v for k, v in self.values.items() if k not in PLACES}
         for profile in ("paper", "quick"):
             try:
@@ -172,6 +175,7 @@ class Session:
             **provenance(self.device, self.started),
             "cells": self.cells,
             "cells_from_cache": self.cells_from_cache,
+            "left_out": self.left_out,
             "parameters": {k: v for k, v in self.values.items() if k != "out"},
         }
         tables.write_record(run, "run", self.out)
