@@ -179,7 +179,7 @@ class VerdictDirective(_Block):
             return f'<div class="statedepth-verdict"><p>{NOT_MEASURED.capitalize()}.</p></div>'
         if verdict["profile"] != "paper":
             return (
-                '<div class="statedepth-verdict quick"><p><strong>This is a re-run with other parameters.</strong> It shows its '
+                '<div class="statedepth-verdict quick"><p><strong>This is a re-run</strong>, with other parameters or fewer seeds. It shows its '
                 "numbers beside the published ones and passes no verdict.</p></div>"
             )
         rows = "".join(
@@ -214,7 +214,7 @@ class ClaimsBoard(_Block):
             if verdict is None:
                 found = f'<span class="statedepth-badge not-measured">{NOT_MEASURED}</span>'
             elif verdict["profile"] != "paper":
-                found = "re-run with other parameters: numbers only, no verdict"
+                found = "re-run with other parameters or fewer seeds: numbers only, no verdict"
             else:
                 found = f"{_badge(verdict)} {' '.join(_escape(reason) for reason in verdict['reasons'])}"
             cells = (
@@ -247,6 +247,8 @@ class RunBlock(_Block):
         if "cells" in run:
             found = f"{run['cells']}, of which {run['cells_from_cache']} were found measured before, by the same code"
             rows += [("measurements", found)]
+        if run.get("left_out"):
+            rows += [("left out", f"{run['left_out']} seeds that have no checkpoint")]
         rows += run["parameters"].items()
         rows += [(f"version of {name}", version) for name, version in run["versions"].items()]
         body = "".join(f"<dt>{_escape(k)}</dt><dd>{_escape(v)}</dd>" for k, v in rows)
