@@ -85,7 +85,7 @@ def grouping_runs(values: Mapping[str, Any]) -> dict[str, list[Run]]:
     """The runs that the parameters of claim 2 ask for, by what they are for.
 
     `groups`: the tasks that are compared, the core ones with `seeds`, the others with `control_seeds`; `targets`: other
-    targets on the strings of one task; `retrained`: core tasks with one tap in the convolution. Raises ValueError as
+    targets on the strings of one task, where one of them is among the groups; `retrained`: core tasks with one tap in the convolution. Raises ValueError as
     `cross` does, and for targets of different strings.
     """
     changes = {"steps": values["steps"]} if values["steps"] else {}
@@ -97,7 +97,7 @@ def grouping_runs(values: Mapping[str, Any]) -> dict[str, list[Run]]:
     found: dict[str, list[Run]] = {"groups": [], "targets": [], "retrained": []}
     for task in groups:
         found["groups"] += cross([task], families, values["seeds"] if task in CORE else control_seeds, **common)
-    if values["targets"]:
+    if set(values["targets"]) & set(groups):
         found["targets"] = cross(values["targets"], families, control_seeds, **common)
         if len({named(task).vocab_size for task in values["targets"]}) > 1:
             raise ValueError(f"targets={values['targets']}: must be targets of the same strings")
