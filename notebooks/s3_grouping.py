@@ -58,7 +58,7 @@ seeds: list[int] = [
     4,
 ]  # training seeds of parity, dyck-2-4 and S3; fewer than 5 make the verdict provisional
 control_seeds: list[int] = [0, 1, 2]  # training seeds of all other tasks, targets and retrained models
-targets: list[str] = ["dyck-2-4", "dyck-2-4-depth", "dyck-2-4-openers", "dyck-2-4-first"]  # on one stream of strings; where one is among groups
+targets: list[str] = ["dyck-2-4", "dyck-2-4-depth", "dyck-2-4-openers", "dyck-2-4-first"]  # on one stream of strings
 retrain: bool = True  # also models of the core tasks whose convolution has one tap
 every_seed: bool = False  # train seeds that have no checkpoint, rather than leave them out where another seed has one
 d_model: int = 64  # features of Mamba's stream; the other families derive theirs, so that sizes agree
