@@ -126,7 +126,7 @@ def grouping_tables(shapes, seeds=5, failed=(), noise=0.02, lost=LOST, moved=Tru
                     shape = LATE if moved and target.endswith("openers") else EARLY
                     for site, value in enumerate(np.clip(np.array(shape) + noise * rng.normal(size=5), 0, 1)):
                         row = {**where, "task": target, "variable": variable, "passed": passed, "site": site}
-                        targets.append({**row, "network": "trained", "accuracy": 0.5 + 0.5 * value, "majority": 0.5})
+                        targets.append({**row, "accuracy": 0.5 + 0.5 * value, "majority": 0.5})
     more = {"conv": conv, "targets": targets, "retrained": retrained}
     return {
         **made,

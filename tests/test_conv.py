@@ -162,6 +162,13 @@ def test_the_attribution_has_every_edit_and_block_and_an_intact_model_as_evaluat
     assert abs(table["intact"].iloc[0] - mamba.accuracy_at(6)) < 0.05
     assert abs(table["majority"].iloc[0] - 1 / 3) < 0.05
     assert (table.query("block == 0 and edit == 'mean output'")["accuracy"] < 0.5).all()  # nothing is read any more
+    tokens = mamba.task.sample(512, 6, torch.Generator().manual_seed(43), "test")
+    for block in (1, 2):  # each row is of its own block
+        with torch.no_grad(), conv.edited(mamba.model, {block: conv.current_token}):
+            right = models.logits(mamba.model, tokens.tokens).argmax(-1) == tokens.targets
+        row = table.query("block == @block and edit == 'current token'")
+        assert row["accuracy"].item() == pytest.approx(right.double().mean().item())
+    assert table.query("block == 1")["accuracy"].tolist() != table.query("block == 2")["accuracy"].tolist()
 
 
 def test_with_one_tap_there_is_nothing_to_remove_but_the_mean_still_stands():
@@ -176,6 +183,8 @@ def test_with_one_tap_there_is_nothing_to_remove_but_the_mean_still_stands():
 def test_lost_is_the_share_of_the_way_down_to_the_majority_and_stays_between_none_and_all():
     table = pd.DataFrame({"intact": 0.9, "majority": 0.5, "accuracy": [0.9, 0.7, 0.5, 0.4, 0.95]})
     assert np.allclose(conv.lost(table), [0, 0.5, 1, 1, 0])
+    nothing = pd.DataFrame({"intact": [0.5, 0.4], "majority": 0.5, "accuracy": 0.3})
+    assert np.isnan(conv.lost(nothing)).all()
 
 
 def test_means_are_over_every_sequence_and_position_and_leave_the_model_alone():

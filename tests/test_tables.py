@@ -64,7 +64,6 @@ ROWS = {
         **WHERE,
         "passed": True,
         "site": 4,
-        "network": "trained",
         "accuracy": 1 / 3,
         "majority": 0.25,
     },

@@ -100,6 +100,15 @@ def outcomes_of_predictions(notebook: str, verdict: Verdict) -> pd.DataFrame:
     for prediction in PREDICTIONS.get(notebook, ()):
         seen = [(holds.get(key), expected) for key, expected in prediction.expected.items()]
         right = [found == expected for found, expected in seen if found is not None]
-        came = "not tested" if len(right) < len(seen) else "yes" if all(right) else "in part" if any(right) else "no"
+        void = any(holds.get(key) != needed for key, needed in prediction.given.items())
+        came = (
+            "not tested"
+            if void or len(right) < len(seen)
+            else "yes"
+            if all(right)
+            else "in part"
+            if any(right)
+            else "no"
+        )
         rows.append({"date": prediction.date, "prediction": prediction.text, "came true": came})
     return pd.DataFrame(rows, columns=["date", "prediction", "came true"])

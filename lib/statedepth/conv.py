@@ -116,7 +116,8 @@ def mean_outputs(model: nn.Module, tokens: torch.Tensor) -> dict[int, torch.Tens
         conv = of_block(model, site + 1)
         with torch.no_grad():
             projected = block.mixer.in_proj(block.norm(kept[site]))
-            first = 0 if projected.shape[-1] == 2 * conv.in_channels else block.mixer.intermediate_size
+            # Mamba projects to (x, gate); Mamba-2, which has heads, to (gate, x and B and C, dt).
+            first = block.mixer.intermediate_size if hasattr(block.mixer, "num_heads") else 0
             x = projected[..., first : first + conv.in_channels].transpose(1, 2)
             means[site + 1] = conv(x)[..., : tokens.shape[1]].mean((0, 2))
     return means
@@ -162,7 +163,9 @@ def attribution(trained: Trained, length: int, n: int, seed: int = 0) -> pd.Data
 def lost(table: pd.DataFrame) -> np.ndarray:
     """The share of the way from the intact model down to the majority class that each edit costs, from 0 to 1.
 
-    Clipped there: an edit may help, and what is left may be worse than the majority class.
+    Clipped there: an edit may help, and what is left may be worse than the majority class. Not a number where the intact
+    model is no better than that class.
     """
-    way = (table["intact"] - table["accuracy"]) / (table["intact"] - table["majority"])
-    return np.clip(way.to_numpy(), 0.0, 1.0)
+    way = (table["intact"] - table["majority"]).to_numpy()
+    lost = (table["intact"] - table["accuracy"]).to_numpy() / np.where(way > 0, way, np.nan)
+    return np.clip(lost, 0.0, 1.0)

@@ -7,6 +7,7 @@ Measurements are cached under a hash of the cell, the weights and the code that 
 import hashlib
 import json
 import os
+import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -85,8 +86,8 @@ def grouping_runs(values: Mapping[str, Any]) -> dict[str, list[Run]]:
     """The runs that the parameters of claim 2 ask for, by what they are for.
 
     `groups`: the tasks that are compared, the core ones with `seeds`, the others with `control_seeds`; `targets`: other
-    targets on the strings of one task, where one of them is among the groups; `retrained`: core tasks with one tap in the convolution. Raises ValueError as
-    `cross` does, and for targets of different strings.
+    targets on the strings of one task, where one of them is among the groups; `retrained`: core tasks with one tap in the
+    convolution. Raises ValueError as `cross` does, and for targets of different strings.
     """
     changes = {"steps": values["steps"]} if values["steps"] else {}
     common = {"d_model": values["d_model"], "n_layers": values["n_layers"], "recipes": training.UNTIL_LEARNED}
@@ -94,13 +95,19 @@ def grouping_runs(values: Mapping[str, Any]) -> dict[str, list[Run]]:
     families, groups, control_seeds = values["architectures"], values["groups"], values["control_seeds"]
     if not isinstance(groups, list) or not groups or len(set(groups)) < len(groups):
         raise ValueError(f"groups={groups!r}: must be a list that names at least one task, and none twice")
+    targets = values["targets"]
+    strings = {re.sub("-(depth|openers|first)$", "", task) for task in targets if named(task)}
+    if len(strings) > 1 or not all(task.startswith("dyck-") for task in targets) or len(set(targets)) < len(targets):
+        raise ValueError(
+            f"targets={targets}: must be targets of the same bracket strings, as dyck-2-4 and dyck-2-4-first, none twice"
+        )
+    if not isinstance(control_seeds, list) or not control_seeds or len(set(control_seeds)) < len(control_seeds):
+        raise ValueError(f"control_seeds={control_seeds!r}: must be a list that names at least one, and none twice")
     found: dict[str, list[Run]] = {"groups": [], "targets": [], "retrained": []}
     for task in groups:
         found["groups"] += cross([task], families, values["seeds"] if task in CORE else control_seeds, **common)
-    if set(values["targets"]) & set(groups):
-        found["targets"] = cross(values["targets"], families, control_seeds, **common)
-        if len({named(task).vocab_size for task in values["targets"]}) > 1:
-            raise ValueError(f"targets={values['targets']}: must be targets of the same strings")
+    if set(targets) & set(groups):
+        found["targets"] = cross(targets, families, control_seeds, **common)
     convolving, core = [f for f in families if "mamba" in f], [task for task in groups if task in CORE]
     if values["retrain"] and convolving and core:
         found["retrained"] = cross(core, convolving, control_seeds, **common, d_conv=1)

@@ -14,6 +14,7 @@ from statedepth.verdicts import (
     LEVEL,
     MIN_SEEDS,
     NAMES,
+    NOT_RUN,
     Numbers,
     Part,
     Prediction,
@@ -35,13 +36,14 @@ PAIRS: dict[tuple[Profiled, Profiled], str] = {
     (("S3", "sign"), ("S3", "coset")): "the two parts of one state, in the same models",
 }
 CONV_EDIT = "current token"  # the edit by which the attribution is judged; the other stands beside it
-TARGETS = ("dyck-2-4", "dyck-2-4-depth", "dyck-2-4-openers", "dyck-2-4-first")  # on one stream of strings
+FAR_APART = 0.5  # blocks from which on two tasks are called far apart
+SPREAD = "less the spread of seeds"  # beside the readings: the pooled one, without what two seeds of one task differ by
 
 PREDICTIONS = (
     Prediction("2026-11-23", "In Mamba and Mamba-2, S3 is nearer to Parity than to Dyck.", {"mamba.S3": True, "mamba2.S3": True}),
     Prediction("2026-11-23", "In the Transformer too, if it learns S3.", {"transformer.S3": True}),
-    Prediction("2026-11-23", "In LSTM and GRU it is not: their first block holds the state of every task, so that no task is far from another.", {"lstm.S3": False, "gru.S3": False}),
-    Prediction("2026-11-23", "Where S3 groups with Parity in Mamba, the commutative Z6 does too.", {"mamba.Z6": True}),
+    Prediction("2026-11-23", "In LSTM and GRU it is not: their first block holds the state of every task, so that no task is far from another.", {"lstm.S3": False, "gru.S3": False, "lstm.far": False, "gru.far": False}),
+    Prediction("2026-11-23", "Where S3 groups with Parity in Mamba, the commutative Z6 does too.", {"mamba.Z6": True}, {"mamba.S3": True}),
     Prediction("2026-11-23", "Mamba's convolution is needed for S3 in the same blocks as for Parity, rather than as for Dyck.", {"mamba.conv": True}),
     Prediction("2026-11-23", "In Mamba, S3's sign and its coset are read at the same depth.", {"mamba.S3 sign/S3 coset": False}),
     Prediction("2026-11-23", "In Mamba, training on another target of the same strings moves the depth at which a variable is read.", {"mamba.target": True}),
@@ -75,7 +77,9 @@ def contrasts(tables: Tables) -> pd.DataFrame:
     """Is each subject nearer to Parity than to Dyck? A row per reading of the profiles, architecture and subject.
 
     `difference` is d(subject, Dyck) - d(subject, Parity), in blocks of depth (`profiles.nearer`); `p_holm` corrects
-    over the architectures, for each subject and reading.
+    over the architectures, for each subject and reading, and `testable` says whether any data could bring it under
+    `LEVEL`. Beside the readings stands the pooled one less `spread`: what of the difference is there because the seeds
+    of one task differ more than those of the other. It has an interval and no p.
     """
     found, rows = _shares(tables["shares"]), []
     for reading, architecture in dict.fromkeys(key[:2] for key in found):
@@ -84,22 +88,29 @@ def contrasts(tables: Tables) -> pd.DataFrame:
             if any(group is None for group in groups):
                 continue
             where = {"reading": reading, "architecture": architecture, "subject": subject}
-            rows.append(where | _of_nearer(profiles.nearer(*groups)))  # type: ignore[arg-type]
+            row = where | _of_nearer(profiles.nearer(*groups))  # type: ignore[arg-type]
+            rows.append(row)
+            if reading == "pooled":
+                moved = {column: row[column] - row["spread"] for column in ("difference", "low", "high")}
+                rows.append({**row, **moved, "reading": SPREAD, "p": np.nan, "least_p": np.nan})
     return _corrected(
         pd.DataFrame(rows, columns=["reading", "architecture", "subject", *NEARER]), ["reading", "subject"]
     )
 
 
-NEARER = ("to_near", "to_far", "difference", "low", "high", "n", "p")
+NEARER = ("to_near", "to_far", "difference", "low", "high", "n", "p", "least_p", "spread")
 
 
 def _of_nearer(found: profiles.Nearer) -> dict[str, float]:
     values = (found.to_near.estimate, found.to_far.estimate, found.difference.estimate, found.difference.low)
-    return dict(zip(NEARER, (*values, found.difference.high, found.difference.n, found.p), strict=True))
+    rest = (found.difference.high, found.difference.n, found.p, found.least_p, found.spread)
+    return dict(zip(NEARER, (*values, *rest), strict=True))
 
 
 def _corrected(table: pd.DataFrame, family: list[str]) -> pd.DataFrame:
-    table["p_holm"] = table.groupby(family)["p"].transform(lambda p: profiles.holm(p.to_numpy())) if len(table) else []
+    of_family = table.groupby(family)["p"] if len(table) else None
+    table["p_holm"] = [] if of_family is None else of_family.transform(lambda p: profiles.holm(p.to_numpy()))
+    table["testable"] = [] if of_family is None else table["least_p"] * of_family.transform("size") < LEVEL
     return table
 
 
@@ -120,15 +131,15 @@ def conv_contrasts(tables: Tables) -> pd.DataFrame:
                 continue
             near = profiles.nearer(*groups, profiles.mean_gap)  # type: ignore[arg-type, call-arg]
             rows.append({"edit": edit, "architecture": architecture} | _of_nearer(near))
-    return pd.DataFrame(rows, columns=["edit", "architecture", *NEARER])
+    table = pd.DataFrame(rows, columns=["edit", "architecture", *NEARER])
+    return _corrected(table, ["edit", "architecture"])  # the claim's is of Mamba alone: a family of one
 
 
 def distances(tables: Tables, reading: str = "pooled") -> pd.DataFrame:
     """Every two profiles of an architecture: their distance with its interval, and whether that is more than by chance.
 
     `floor` is the mean distance between two seeds of one task and `p` the exact p of the energy statistic
-    (`profiles.apart`), `p_holm` corrected over the pairs of one architecture. A profile beside itself has its own floor
-    as its distance and no p.
+    (`profiles.apart`), not corrected. A profile beside itself has its own floor as its distance and no p.
     """
     table = tables["shares"]
     found, rows = _shares(table[table["reading"] == reading]), []
@@ -145,9 +156,9 @@ def distances(tables: Tables, reading: str = "pooled") -> pd.DataFrame:
                     interval = result.distance
                 row = {"architecture": architecture, "a": _label(*a), "b": _label(*b), "distance": interval.estimate}
                 row |= {"low": interval.low, "high": interval.high, "n": interval.n, "floor": result.floor}
-                rows.append(row | {"p": np.nan if a == b else result.p})
-    columns = ["architecture", "a", "b", "distance", "low", "high", "n", "floor", "p"]
-    return _corrected(pd.DataFrame(rows, columns=columns), ["architecture"])
+                rows.append(row | {"p": np.nan if a == b else result.p, "least_p": result.least_p})
+    columns = ["architecture", "a", "b", "distance", "low", "high", "n", "floor", "p", "least_p"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _label(task: str, variable: str) -> str:
@@ -180,7 +191,7 @@ def target_effect(tables: Tables) -> pd.DataFrame:
     """
     rows = []
     if "targets" in tables:
-        table = tables["targets"].query("passed and network == 'trained'")
+        table = tables["targets"].query("passed")
         for architecture, part in table.groupby("architecture", sort=False):
             models = part[["task", "seed"]].drop_duplicates().reset_index(drop=True)
             between = []
@@ -193,9 +204,10 @@ def target_effect(tables: Tables) -> pd.DataFrame:
                         shares[i] = found
                 between.append(profiles.wasserstein(shares, shares))
             excess, p = profiles.depends_on_group(np.array(between), models["task"].to_numpy())
-            rows.append({"architecture": architecture, "excess": excess, "n": len(models), "p": p, "all": "all"})
-    table = _corrected(pd.DataFrame(rows, columns=["architecture", "excess", "n", "p", "all"]), ["all"])
-    return table.drop(columns="all")
+            row = {"architecture": architecture, "excess": excess, "n": len(models), "p": p, "least_p": np.nan}
+            rows.append({**row, "all": "all"})
+    table = _corrected(pd.DataFrame(rows, columns=["architecture", "excess", "n", "p", "least_p", "all"]), ["all"])
+    return table.drop(columns=["all", "least_p", "testable"])
 
 
 # ---- the criterion ----------------------------------------------------------------------------------------------------
@@ -206,15 +218,16 @@ def verdict(tables: Tables) -> Verdict:
 
     In an architecture S3 *groups with Parity* where d(S3, Dyck) - d(S3, Parity) is over 0: its 95% interval over seeds
     excludes 0, and its exact permutation p, one-sided and Holm-corrected over the architectures, is under .05. Tested
-    are the architectures of which at least two models passed on each of the three tasks; the others are named.
+    are the architectures of which at least two seeds passed on each of the three tasks; the others are named.
     *Reproduced*: S3 groups with Parity in all that were tested, and Mamba's attribution with tap 0 alone has the same
     order, over 0. *Partly*: in more than half of them, or in all without the attribution. *Not reproduced*: else. *Not
-    tested*: no architecture could be. With fewer than `MIN_SEEDS` seeds in any group the interval alone decides, and the
-    verdict is provisional.
+    tested*: no architecture could be. With fewer than `MIN_SEEDS` seeds in any group the verdict is provisional; where so
+    few models passed that no data could bring the corrected p under .05, the interval alone decides.
 
-    The other parts are our own findings: the same question for the other subjects, whether the pairs that differ in one
-    thing are apart (exact p of the energy statistic, Holm-corrected over the architectures, under .05), and whether
-    another target moves the depths.
+    The other parts are our own findings: the same question for the other subjects; whether the pairs that differ in one
+    thing are apart (exact p of the energy statistic, Holm-corrected over the architectures, under .05; where no data
+    could bring it there, the interval of the distance over that between two seeds of one task); whether any two tasks
+    are `FAR_APART`; and whether another target moves the depths.
     """
     found = contrasts(tables)
     pooled = found[found["reading"] == "pooled"]
@@ -236,26 +249,35 @@ def verdict(tables: Tables) -> Verdict:
     for row in conv_contrasts(tables).to_dict("records"):
         if row["edit"] != CONV_EDIT or row["n"] < 2:
             continue
-        holds = bool(row["low"] > 0 and (row["n"] < MIN_SEEDS or row["p"] < LEVEL))
+        holds = _over_zero(row)
         conv_holds = holds if row["architecture"] == "mamba" else conv_holds
         text = f"the convolution of {NAMES[row['architecture']]} is needed for S₃ as for Parity rather than as for Dyck"
         conv_parts.append(Part(f"{row['architecture']}.conv", text, holds))
     parts += conv_parts
     for row in confounds(tables).to_dict("records"):
         a, b = (profile_name(label) for label in row["pair"].split("/"))
-        holds = None if np.isnan(row["p_holm"]) else bool(row["p_holm"] < LEVEL)
-        parts.append(
-            Part(
-                f"{row['architecture']}.{row['pair']}", f"in {NAMES[row['architecture']]}, {a} and {b} are apart", holds
-            )
-        )
+        said, holds = f"in {NAMES[row['architecture']]}, {a} and {b} are apart", None
+        if row["testable"]:
+            holds = bool(row["p_holm"] < LEVEL)
+        elif not np.isnan(row["low"] - row["floor"]):
+            holds = bool(row["low"] > row["floor"])
+            said += " (too few seeds for its p: by its interval)"
+        parts.append(Part(f"{row['architecture']}.{row['pair']}", said, holds))
+    for which, cell in distances(tables).groupby("architecture", sort=False):
+        pairs = cell[(cell["a"] != cell["b"]) & ~(cell["a"] + cell["b"]).str.contains(" ") & cell["low"].notna()]
+        far = bool(((pairs["low"] > pairs["floor"]) & (pairs["distance"] > FAR_APART)).any()) if len(pairs) else None
+        parts.append(Part(f"{which}.far", f"in {NAMES[str(which)]}, some two tasks are far apart", far))
     for row in target_effect(tables).to_dict("records"):
         text = f"in {NAMES[row['architecture']]}, the target moves the depth at which variables of the same strings are read"
-        parts.append(Part(f"{row['architecture']}.target", text, bool(row["p_holm"] < LEVEL)))
-    outcome, reasons = _outcome(tested, groups, conv_holds)
+        moved = None if np.isnan(row["p_holm"]) else bool(row["p_holm"] < LEVEL)
+        parts.append(Part(f"{row['architecture']}.target", text, moved))
+    if not {CLAIMED, NEAR, FAR} <= set(tables["models"]["task"]):
+        reasons = [f"This run does not have all of {', '.join(map(task_name, (CLAIMED, NEAR, FAR)))}."]
+        return Verdict("s3_grouping", "formal", "not tested", True, reasons, parts)
+    outcome, reasons = _outcome(tested, groups, conv_holds, "conv" in tables)
     lacking = [NAMES[a] for a in NAMES if a in set(tables["models"]["architecture"]) and a not in tested]
     if lacking and tested:
-        reasons.append(f"Not tested, for want of models that learned all three tasks: {', '.join(lacking)}.")
+        reasons.append(f"Not tested, for want of two seeds that learned all three tasks: {', '.join(lacking)}.")
     others = [r for r in dict.fromkeys(found["reading"]) if r not in ("pooled", profiles.UNTRAINED)]
     if tested and others:
         reasons.append(_other_readings(found, others, tested, groups))
@@ -266,21 +288,24 @@ def verdict(tables: Tables) -> Verdict:
     return Verdict("s3_grouping", "formal", outcome, provisional, reasons, parts, deciding)
 
 
-def _over_zero(row: pd.Series) -> bool:
-    """A row of `contrasts` or `conv_contrasts`; with few seeds no permutation p can reach the level."""
-    return bool(row["low"] > 0 and (row["n"] < MIN_SEEDS or row["p_holm"] < LEVEL))
+def _over_zero(row: Any) -> bool:
+    """A row of `contrasts` or `conv_contrasts`: by its interval, and by its p unless no data could bring that down."""
+    return bool(row["low"] > 0 and (not row["testable"] or row["p_holm"] < LEVEL))
 
 
-def _outcome(tested: list[str], groups: list[str], conv: bool | None) -> tuple[str, list[str]]:
+def _outcome(tested: list[str], groups: list[str], conv: bool | None, conv_measured: bool) -> tuple[str, list[str]]:
     if not tested:
-        return "not tested", ["In no architecture did two models learn each of S₃, Parity and Dyck."]
-    names = ", ".join(NAMES[a] for a in groups) or "none"
-    reasons = [f"S₃ groups with Parity in {len(groups)} of {len(tested)} architectures that learned it: {names}."]
-    reasons.append(
-        "Mamba's Conv1D attribution was not measured."
-        if conv is None
-        else f"Mamba's Conv1D attribution {'has' if conv else 'does not have'} the same order."
-    )
+        return "not tested", ["In no architecture did two seeds learn each of S₃, Parity and Dyck."]
+    names, others = (", ".join(NAMES[a] for a in which) for which in (groups, [a for a in tested if a not in groups]))
+    text = f"S₃ groups with Parity in {len(groups)} of {len(tested)} architectures that learned it: {names or 'none'}"
+    reasons = [text + (f"; not in {others}." if others else ".")]
+    if conv is None:
+        why = (
+            "could not be judged: too few Mamba models learned the three tasks" if conv_measured else "was not measured"
+        )
+        reasons.append(f"Mamba's Conv1D attribution {why}.")
+    else:
+        reasons.append(f"Mamba's Conv1D attribution {'has' if conv else 'does not have'} the same order.")
     if len(groups) == len(tested) and conv:
         outcome = "reproduced"
     elif 2 * len(groups) > len(tested):
@@ -326,9 +351,11 @@ def numbers(tables: Tables) -> Numbers:
         for n in [len(at_length[(at_length["architecture"] == a) & (at_length["task"] == t)])]
     ]
     found.add("failed_where", len(where), "; ".join(where) or "none", "models that failed, by cell", "grouping-models")
-    least, most = (at_length.groupby(["task", "architecture"])["seed"].nunique().agg(how) for how in ("min", "max"))
-    found.add("seeds", most, str(most), "seeds of the three core tasks", "grouping-models")
-    found.add("control_seeds", least, str(least), "seeds of the control tasks", "grouping-models")
+    tasks = at_length["task"].nunique()
+    found.add("tasks", tasks, str(tasks), "tasks", "grouping-models")
+    per_cell = at_length.groupby(["task", "architecture"])["seed"].nunique()
+    least = int(per_cell.min())
+    found.add("least_seeds", least, str(least), "seeds of a task and an architecture, at least", "grouping-models")
     pooled = contrasts(tables).query("reading == 'pooled'")
     for architecture, name in NAMES.items():
         for task in dict.fromkeys((CLAIMED, NEAR, FAR, *SUBJECTS)):
@@ -341,7 +368,9 @@ def numbers(tables: Tables) -> Numbers:
             value = float(row["difference"].iloc[0]) if len(row) else None
             label = f"d({task_name(subject)}, Dyck) - d({task_name(subject)}, Parity) in {name}, blocks"
             text, headline = interval_text(row.iloc[0]) if len(row) else "", subject == CLAIMED
-            found.add(f"{architecture}.{subject}.difference", value, text, label, "grouping-distances", headline)
+            lacking = "not tested: no seed learned all three tasks" if len(row) else NOT_RUN
+            key = f"{architecture}.{subject}.difference"
+            found.add(key, value, text, label, "grouping-distances", headline, lacking)
             p = float(row["p_holm"].iloc[0]) if len(row) else None
             label = f"corrected permutation p of {task_name(subject)} in {name}"
             found.add(f"{architecture}.{subject}.p", p, f"{p:.3f}" if len(row) else "", label, "grouping-distances")

@@ -1,7 +1,7 @@
 """The figures of claim 2: which tasks are near each other, and how sure is that?"""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import altair as alt
@@ -46,9 +46,9 @@ def _named(table: pd.DataFrame) -> pd.DataFrame:
 
 def grouping(tables: Tables) -> Figure:
     """Is S3 nearer to Parity or to Dyck, and how sure is that?"""
-    found = _named(contrasts(tables).query("reading == 'pooled' and subject == @CLAIMED and n > 0"))
-    sure = [f", p = {p:.3f}" if not math.isnan(p) else "" for p in found["p_holm"]]
-    texts = [interval_text(row) for _, row in found.iterrows()]
+    found = _named(contrasts(tables).query("reading == 'pooled' and subject == @CLAIMED"))
+    sure = [f", p = {p:.3f}" if n and not math.isnan(p) else "" for p, n in found[["p_holm", "n"]].to_numpy()]
+    texts = [interval_text(row) if row["n"] else "no seed learned all three tasks" for _, row in found.iterrows()]
     found["text"] = [f"{name}: {text}{p}" for name, text, p in zip(found["name"], texts, sure, strict=True)]
     ends = [found.assign(to=task_name(task), distance=found[c]) for task, c in ((NEAR, "to_near"), (FAR, "to_far"))]
     both = pd.concat(ends) if len(found) else pd.DataFrame(columns=["name", "text", "to", "distance"])
@@ -75,7 +75,7 @@ def grouping(tables: Tables) -> Figure:
     caption = (
         f"How far {task_name(CLAIMED)}'s profile of rises is from Parity's (square) and from Dyck's (circle); a square left of "
         "its circle groups with Parity. In words: distance to Dyck less distance to Parity with its 95% t interval over "
-        "seeds, and the exact one-sided permutation p, Holm-corrected. " + _grouped(found)
+        "seeds, and the exact one-sided permutation p, Holm-corrected. " + _grouped(found) + _unlearned(tables)
     )
     chart = rows_with_text(base, alt.layer(line, points))
     return Figure(themed(chart), "s3_grouping.grouping", caption, caption)
@@ -88,14 +88,31 @@ def _grouped(found: pd.DataFrame) -> str:
     return f"{text}; the interval excludes 0 in {', '.join(clear) or 'none'}."
 
 
+def _unlearned(tables: Tables) -> str:
+    """What no figure can show: cells of which no seed learned the task."""
+    table = tables["models"].query("length == trained_length")
+    cells = table.groupby(["architecture", "task"], sort=False).agg(some=("passed", "any"), best=("accuracy", "max"))
+    names = [
+        f"{NAMES[str(a)]} on {task_name(str(t))} (at best {best:.1%})"
+        for (a, t), (some, best) in zip(cells.index, cells.to_numpy(), strict=True)
+        if not some
+    ]
+    return f" Not shown, since no seed learned the task: {', '.join(names)}." if names else ""
+
+
+def _in_order(labels: Iterable[str]) -> list[str]:
+    labels = list(dict.fromkeys(labels))
+    return [x for x in ORDER if x in labels] + [x for x in labels if x not in ORDER]
+
+
 def distance_map(tables: Tables) -> Figure:
     """Which tasks are near each other in each architecture?"""
     table = distances(tables)
     turned = table[table["a"] != table["b"]].rename(columns={"a": "b", "b": "a"})
     cells = _named(pd.concat([table, turned]))
     cells = cells[~(cells["a"] + cells["b"]).str.contains(" ")]  # targets alone, no further variables of a task
-    labels = [label for label in ORDER if label in set(cells["a"])]
-    names = {label: profile_name(label) for label in [*labels, *cells["a"]]}
+    labels = _in_order(cells["a"])
+    names = {label: profile_name(label) for label in labels}
     cells = cells.assign(
         row=cells["a"].map(names),
         column=cells["b"].map(names),
@@ -141,7 +158,7 @@ def distance_map(tables: Tables) -> Figure:
         "Distance between the profiles of every two tasks, in blocks of depth: dark is far. Framed, on the diagonal: the mean "
         "distance between two seeds of one task, which is what chance alone makes of it. Bold: the 95% t interval over seeds "
         "lies above that. Tasks that group form a light square."
-    )
+    ) + _unlearned(tables)
     chart = alt.vconcat(*panels) if panels else alt.Chart(pd.DataFrame()).mark_point()
     return Figure(themed(chart), "s3_grouping.distances", caption, caption)
 
@@ -152,7 +169,7 @@ def readability_by_task(tables: Tables) -> Figure:
     table = _named(table.query("network == 'trained' and labels == 'task' and position == 0"))
     label = [t if v == target_of(t) else f"{t} {v}" for t, v in zip(table["task"], table["variable"], strict=True)]
     table = table.assign(label=label)
-    shown = [x for x in ORDER if x in set(label)] + [x for x in dict.fromkeys(label) if x not in ORDER]
+    shown = _in_order(label)
     by = ["name", "task", "label", "site"]
     means = over_seeds(table[table["passed"]], by, "readability")
     at_length = _named(tables["models"].query("length == trained_length"))
@@ -199,7 +216,7 @@ def other_subjects(tables: Tables) -> Figure:
     caption = (
         "The same question of every task: its distance to Dyck less its distance to Parity, with pointwise 95% t intervals "
         "over seeds. Right of zero is Parity's side."
-    )
+    ) + _unlearned(tables)
     chart = alt.vconcat(*panels) if panels else alt.Chart(pd.DataFrame()).mark_point()
     return Figure(themed(chart), "s3_grouping.subjects", caption, caption)
 
@@ -237,7 +254,7 @@ def pairs_apart(tables: Tables) -> Figure:
     caption = (
         "Distance between two tasks that differ in one thing (colour, with its pointwise 95% t interval over seeds) beside the "
         "mean distance between two seeds of one task (grey tick)."
-    )
+    ) + _unlearned(tables)
     chart = alt.vconcat(*panels) if panels else alt.Chart(pd.DataFrame()).mark_point()
     return Figure(themed(chart), "s3_grouping.confounds", caption, caption)
 
@@ -252,7 +269,8 @@ def readings(tables: Tables) -> Figure:
         panels.append(_differences(here, str(reading), "Dyck's distance less Parity's, in blocks"))
     caption = (
         f"{task_name(CLAIMED)}'s distance to Dyck less its distance to Parity by each reading of the same profiles, with pointwise "
-        "95% t intervals over seeds; the claim is judged by the first."
+        "95% t intervals over seeds; the claim is judged by the first. The second is the first less what is there because the "
+        "seeds of one task differ more than those of the other."
     )
     chart = alt.vconcat(*panels) if panels else alt.Chart(pd.DataFrame()).mark_point()
     return Figure(themed(chart), "s3_grouping.readings", caption, caption)
@@ -260,7 +278,7 @@ def readings(tables: Tables) -> Figure:
 
 def other_targets(tables: Tables) -> Figure:
     """Same strings, same positions: where is a variable read when the model is trained on it, and when on another?"""
-    table = tables["targets"].query("passed and network == 'trained'")
+    table = tables["targets"].query("passed")
     table = _named(profiles.with_readability(table))
     table = table.assign(
         row=table["variable"].map(variable_name),
@@ -295,11 +313,12 @@ def other_targets(tables: Tables) -> Figure:
         )
     )
     effect = target_effect(tables)
-    moved = [NAMES[row["architecture"]] for _, row in effect.iterrows() if row["p_holm"] < 0.05]
+    known = effect.dropna(subset=["p_holm"])
+    moved = [NAMES[row["architecture"]] for _, row in known.iterrows() if row["p_holm"] < 0.05]
+    told = f"moves the depths in {', '.join(moved) or 'no architecture'}" if len(known) else "could not be tested"
     caption = (
         "Readability of each variable of one stream of bracket strings, by site: in models trained on that variable (colour) and "
-        "in models trained on one of the other three (grey), mean over seeds. By the permutation test the target moves the depths "
-        f"in {', '.join(moved) or 'no architecture'}."
+        f"in models trained on another one (grey), mean over seeds. By the permutation test the target {told}."
     )
     return Figure(themed(chart), "s3_grouping.targets", caption, caption)
 
@@ -314,7 +333,7 @@ def convolution(tables: Tables) -> Figure:
     )
     last = str(means["block"].max()) if len(means) else "1"
     order, panels = [*map(str, range(1, int(last) + 1)), "all"], []
-    tasks = [task_name(t) for t in ORDER if task_name(t) in set(means["row"])]
+    tasks = [task_name(t) for t in _in_order(tables["conv"]["task"])]
     for (name, edit), here in means.groupby(["name", "edit"], sort=False):
         base = alt.Chart(here).encode(
             x=alt.X("where:N", sort=order, title=None, axis=alt.Axis(labelAngle=0)),
@@ -347,8 +366,8 @@ def convolution(tables: Tables) -> Figure:
     caption = (
         "Per cent of the way down to the majority class that the task falls when the convolution of one block, or of all, is "
         "edited; mean over seeds. Distance of S₃'s row to Dyck's less that to Parity's, with one block edited to its current "
-        f"token: {order_text or 'not run'}."
-    )
+        f"token: {order_text or 'not tested'}."
+    ) + _unlearned(tables)
     chart = alt.vconcat(*panels) if panels else alt.Chart(pd.DataFrame()).mark_point()
     return Figure(themed(chart), "s3_grouping.convolution", caption, caption)
 

@@ -220,6 +220,8 @@ class Nearer:
     to_far: Interval
     difference: Interval  # to_far - to_near, over matched seeds
     p: float  # exact, one-sided
+    least_p: float  # that any data could come to
+    spread: float  # part of the difference that is there because seeds of one group differ more than those of the other
 
 
 def nearer(subject: np.ndarray, near: np.ndarray, far: np.ndarray, distance: Distance = wasserstein) -> Nearer:
@@ -228,18 +230,29 @@ def nearer(subject: np.ndarray, near: np.ndarray, far: np.ndarray, distance: Dis
     The intervals are over seeds: seed s of the subject against seed s of each group, so that each seed gives one
     independent difference. p is from the exact permutation that deals the models of both groups anew, all pairs of
     models taken: how often would a group dealt at random be nearer by as much? Its null is that both groups' profiles
-    are alike.
+    are alike. A distance between two models holds the differences between seeds too: `spread` is half the mean distance
+    between two seeds of `far`, less that of `near`.
     """
     n = min(map(len, (subject, near, far)))
     matched = [np.diag(distance(subject[:n], group[:n])) for group in (near, far)]
     kept = np.isfinite(matched[0]) & np.isfinite(matched[1])
     to_near, to_far = (values[kept] for values in matched)
     subject, near, far = (group[np.isfinite(group).all(1)] for group in (subject, near, far))
-    p = math.nan
+    p = least = math.nan
     if min(map(len, (subject, near, far))):
+        least = 1 / math.comb(len(near) + len(far), len(near))
         to_each = distance(subject, np.concatenate([far, near])).mean(0)
         p = permutation_p(to_each[: len(far)], to_each[len(far) :], 1)
-    return Nearer(mean_interval(to_near), mean_interval(to_far), mean_interval(to_far - to_near), p)
+    spread = (between_seeds(far, distance) - between_seeds(near, distance)) / 2
+    return Nearer(
+        mean_interval(to_near), mean_interval(to_far), mean_interval(to_far - to_near), p, least, float(spread)
+    )
+
+
+def between_seeds(group: np.ndarray, distance: Distance = wasserstein) -> float:
+    """Mean distance between two of the profiles (n, L); not a number where there are fewer than two."""
+    n = len(group)
+    return float(distance(group, group).sum() / (n * (n - 1))) if n > 1 else math.nan
 
 
 @dataclass(frozen=True)
@@ -249,6 +262,7 @@ class Apart:
     distance: Interval  # over matched seeds
     floor: float  # mean distance between two seeds of one group
     p: float  # exact, of the energy statistic
+    least_p: float  # that any data could come to
 
 
 def apart(a: np.ndarray, b: np.ndarray, paired: bool = False, distance: Distance = wasserstein) -> Apart:
@@ -265,11 +279,9 @@ def apart(a: np.ndarray, b: np.ndarray, paired: bool = False, distance: Distance
         fine = [fine[0] & fine[1]] * 2
     a, b = a[fine[0]], b[fine[1]]
     if min(len(a), len(b)) < 2:
-        return Apart(interval, math.nan, math.nan)
+        return Apart(interval, math.nan, math.nan, math.nan)
     between = distance(np.concatenate([a, b]), np.concatenate([a, b]))
-    within = [between[: len(a), : len(a)], between[len(a) :, len(a) :]]
-    floor = float(np.mean([group.sum() / (len(group) * (len(group) - 1)) for group in within]))
-
+    floor = (between_seeds(a, distance) + between_seeds(b, distance)) / 2
     if paired:
         swaps = np.array(list(itertools.product((False, True), repeat=len(a))))
         deals = np.concatenate([~swaps, swaps], axis=1)  # the first is the given one
@@ -282,7 +294,8 @@ def apart(a: np.ndarray, b: np.ndarray, paired: bool = False, distance: Distance
     across = one @ between.sum(1) - in_one
     in_other = between.sum() - in_one - 2 * across
     energy = 2 * across / (len(a) * len(b)) - in_one / len(a) ** 2 - in_other / len(b) ** 2
-    return Apart(interval, floor, float(np.mean(energy >= energy[0] - 1e-9)))
+    alike = 2 if paired or len(a) == len(b) else 1  # the statistic is the same with the groups' names exchanged
+    return Apart(interval, floor, float(np.mean(energy >= energy[0] - 1e-9)), alike / len(deals))
 
 
 def depends_on_group(distances: np.ndarray, group: np.ndarray, deals: int = 9999) -> tuple[float, float]:

@@ -77,11 +77,10 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
             **WHERE,
             "passed": pa.Column(bool),
             "site": pa.Column(int, pa.Check.ge(0)),
-            "network": pa.Column(str, pa.Check.isin(["trained", "untrained"])),
             "accuracy": pa.Column(float, SHARE),
             "majority": pa.Column(float, SHARE),
         },
-        [*WHERE, "site", "network"],
+        [*WHERE, "site"],
     ),
     # task accuracy with the short convolution of one block edited, or of all (block 0)
     "conv": _schema(
@@ -95,7 +94,7 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
             "intact": pa.Column(float, SHARE),
             "accuracy": pa.Column(float, SHARE),
             "majority": pa.Column(float, SHARE),
-            "lost": pa.Column(float, SHARE),
+            "lost": pa.Column(float, SHARE, nullable=True),  # not where the intact model is no better than the majority
         },
         ["task", "architecture", "seed", "edit", "block"],
     ),

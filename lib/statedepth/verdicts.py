@@ -94,6 +94,7 @@ class Prediction:
     date: str
     text: str
     expected: dict[str, bool]  # a part of the verdict for each clause of the text, and what it says of it
+    given: dict[str, bool] = field(default_factory=dict)  # parts without which it says nothing
 
 
 @dataclass(frozen=True)
@@ -140,10 +141,19 @@ NOT_RUN = "not run"
 class Numbers(dict[str, Number]):
     """The numbers of one notebook by key; one that this run did not compute reads "not run"."""
 
-    def add(self, key: str, value: float | None, text: str, label: str, cell: str, headline: bool = False) -> None:
-        """`cell` is the label of the section that made it."""
+    def add(
+        self,
+        key: str,
+        value: float | None,
+        text: str,
+        label: str,
+        cell: str,
+        headline: bool = False,
+        lacking: str = NOT_RUN,
+    ) -> None:
+        """`cell` is the label of the section that made it; `lacking` is said where there is no value."""
         missing = value is None or math.isnan(value)
-        self[key] = Number(NOT_RUN if missing else text, None if missing else value, label, cell, headline)
+        self[key] = Number(lacking if missing else text, None if missing else value, label, cell, headline)
 
 
 def interval_text(row: pd.Series) -> str:
