@@ -40,11 +40,17 @@
 # its 95% interval over seeds excludes 0, and the exact permutation *p* (deal the Parity and the Dyck models anew: how
 # often is a group dealt at random nearer by as much?), one-sided and Holm-corrected over the architectures, is under .05.
 # *Reproduced* needs this in every architecture that learned the three tasks, and the same order in Mamba's Conv1D
-# attribution; *partly*, in more than half of them, or without the attribution. The criterion is code, in
-# `statedepth.grouping.verdict`. It was committed, with our predictions, before any model of this page was trained or
-# probed.
+# attribution; *partly*, in more than half of them, or without the attribution. Where so few models learned a task that
+# no data could bring that *p* so low, the interval alone decides. The criterion is code, in
+# `statedepth.grouping.verdict`, and its history is public:
 #
-# Where so few models learned a task that no data could bring that *p* so low, the interval alone decides.
+# - Its first form and our predictions were committed before any model of this page was trained (commit `7898530`).
+# - A review amended it after training, and before anything on this page was measured (`c101b68`): failed seeds no longer
+#   waive the permutation, two clauses were added to the third prediction (no task far from another in LSTM and GRU) and a
+#   condition to the fourth.
+# - A second review, which had seen the published numbers, left the rule of the outcome as it was and made our own findings
+#   more careful: "no" is now told apart from "undecided", and "far apart" is corrected for the number of pairs. What it
+#   thought too generous in the rule itself is said beside the verdict: a difference that counts and is small.
 #
 # S₃ holds a Parity: the sign of a permutation. So the page also asks the same of tasks that differ in fewer things
 # (below), of other targets on one and the same stream of strings, and of the convolution.
@@ -99,11 +105,12 @@ if left_out:
 # (grouping-models)=
 # ## Models that learned the task
 #
-# Number of tasks: {num}`s3_grouping.tasks`, from Parity and the cyclic groups Z₃ and Z₆ (running sums), the permutation
+# Tasks that are compared: {num}`s3_grouping.tasks`, from Parity and the cyclic groups Z₃ and Z₆ (running sums), the permutation
 # groups S₃ and A₄ (running products, where the order matters), and bracket strings of one type (a counter) and of two (a
 # stack). One recipe per architecture for all of them; sequences of up to {num}`s3_grouping.length` tokens; training stops
-# by one rule, once the task is learned. Of {num}`s3_grouping.models` models {num}`s3_grouping.failed` stayed under 99%;
-# they are shown, and stay out of the analysis: {num}`s3_grouping.failed_where`.
+# by one rule, once the task is learned. Of {num}`s3_grouping.models` models, with those of the
+# [other targets](#grouping-targets), {num}`s3_grouping.failed` stayed under 99%; they are shown, and stay out of the
+# analysis: {num}`s3_grouping.failed_where`.
 
 # %% tags=["hide-input"]
 origin = grid.obtain(runs, session.device, session.values["workers"])
@@ -355,10 +362,11 @@ figures.chart("s3_grouping", "readings", session.tables)
 
 # %% tags=["hide-input"]
 verdict = claims.grouping.verdict(session.tables)
-outcome = {True: "yes", False: "no", None: "not tested"}
+outcome = {True: "yes", False: "no", None: "undecided"}  # no models, or too few to tell
 notebook.Rows(
     pd.DataFrame([{"statement": part.text, "holds": outcome[part.holds]} for part in verdict.parts]),
-    "The parts of the criterion (S₃ in each architecture, Mamba's convolution) and our own findings",
+    "The parts of the criterion (S₃ in each architecture, Mamba's convolution) and our own findings. Undecided: too few "
+    "models learned the task, or their interval holds both answers",
 )
 
 # %% tags=["hide-input"]

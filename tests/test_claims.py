@@ -9,6 +9,7 @@ import pytest
 from synthetic import EARLY, FLAT, FLIPPED, LATE, OTHERS, seed_tables, speed_tables, tables
 
 from statedepth import claims
+from statedepth.verdicts import Part, Verdict
 
 
 def part(verdict, key):
@@ -130,6 +131,20 @@ def test_a_prediction_of_two_clauses_comes_true_in_part():
     assert came[lstm] == "in part"
     early = claims.flip(tables({**FLIPPED, ("parity", "lstm"): EARLY}))
     assert claims.outcomes_of_predictions("flip", early).set_index("prediction")["came true"][lstm] == "yes"
+
+
+def test_a_clause_that_failed_is_not_hidden_by_one_that_could_not_be_tested():
+    of_two = next(i for i, p in enumerate(claims.grouping.PREDICTIONS) if len(p.expected) > 2)
+    keys = list(claims.grouping.PREDICTIONS[of_two].expected)  # all expected not to hold
+
+    def came(*holds):
+        parts = [Part(key, "", value) for key, value in zip(keys, holds, strict=True)]
+        verdict = Verdict("s3_grouping", "formal", "partly", True, [], parts)
+        return claims.outcomes_of_predictions("s3_grouping", verdict)["came true"].iloc[of_two]
+
+    assert came(False, False, False, False) == "yes" and came(False, False, None, False) == "not tested"
+    assert came(False, True, None, False) == "in part" and came(None, True, None, True) == "no"
+    assert came(None, None, None, None) == "not tested"
 
 
 def test_the_concentration_of_each_seed_stands_beside_the_untrained_one():

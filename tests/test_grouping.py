@@ -111,6 +111,19 @@ def test_one_failed_seed_does_not_waive_the_permutation():
     assert not few["testable"].any() and few["least_p"].eq(1 / 20).all()
 
 
+def test_holm_s_steps_say_what_could_be_tested():
+    """Four models against four come to 1/70 at best: times five that is over .05, and so is the first step of five."""
+    few = grouping.contrasts(grouping_tables(EVERYWHERE, seeds=4)).query("reading == 'pooled'")
+    assert few["least_p"].eq(1 / 70).all() and not few["testable"].any()
+    three = {key: shape for key, shape in EVERYWHERE.items() if key[1] in ("mamba", "lstm", "gru")}
+    assert grouping.contrasts(grouping_tables(three, seeds=4)).query("reading == 'pooled'")["testable"].all()
+    # one architecture at 1/70 among four at 1/252 comes last in Holm's steps, and times one: it could be tested
+    failed = [("parity", "gru", 4), ("dyck-2-4", "gru", 4)]
+    mixed = grouping.contrasts(grouping_tables(EVERYWHERE, failed=failed)).query("reading == 'pooled'")
+    gru = mixed.query("architecture == 'gru' and subject == 'S3'").iloc[0]
+    assert gru["least_p"] == 1 / 70 and gru["testable"] and gru["p_holm"] < 0.05
+
+
 def test_what_stands_there_because_one_task_varies_more_is_taken_off():
     """Three tasks with one mean profile, of which Dyck's seeds vary most: the distance to it is larger, and only so."""
     made, rng = grouping_tables(EVERYWHERE), np.random.default_rng(3)
@@ -174,6 +187,7 @@ def test_parts_tell_the_confounds_apart():
     shapes = {**EVERYWHERE, ("Z6", "mamba"): LATE}
     verdict = verdict_of(shapes)
     assert part(verdict, "mamba.S3/Z6") and part(verdict, "gru.S3/Z6") is False
+    assert next(p.text for p in verdict.parts if p.key == "mamba.far").endswith(" blocks")
     # five models of one state: the least p is 2 / 32, over .05, so that the interval decides
     assert part(verdict, "mamba.S3 sign/S3 coset") is True
     assert "by its interval" in next(p.text for p in verdict.parts if p.key == "mamba.S3 sign/S3 coset")
@@ -183,6 +197,57 @@ def test_parts_tell_the_confounds_apart():
     assert found.loc[("mamba", "S3 sign/S3 coset"), "p"] == pytest.approx(2 / 32)
     assert found.loc[("mamba", "S3/Z6"), "p"] == pytest.approx(2 / 252)
     assert found.loc[("mamba", "S3/Z6"), "distance"] > 1 > found.loc[("gru", "S3/Z6"), "distance"]
+
+
+def test_to_find_nothing_with_seeds_that_differ_is_not_to_find_them_alike():
+    """Two tasks whose seeds lie all over: no p says that they are apart, and no interval that they are not."""
+    rng, made = np.random.default_rng(0), grouping_tables(EVERYWHERE)
+    for task in ("S3", "Z6"):
+        made = shares_edited(made, task, "gru", rng.dirichlet(np.ones(4) / 4, 5))
+    row = grouping.confounds(made).query("architecture == 'gru' and pair == 'S3/Z6'").iloc[0]
+    assert row["p_holm"] > 0.05 and row["high"] > row["floor"] + grouping.FAR_APART
+    assert part(grouping.verdict(made), "gru.S3/Z6") is None
+
+
+def test_a_pair_that_seems_far_apart_in_few_seeds_is_neither_far_nor_near():
+    both = {(task, "gru"): shape for task, shape in (("parity", EARLY), ("S3", LATE), ("dyck-2-4", EARLY))}
+    assert part(verdict_of(both, lost={}), "gru.far") is True
+    made = shares_edited(
+        grouping_tables(both, lost={}, seeds=3, noise=0.05),
+        "S3",
+        "gru",
+        [[0.9, 0.1, 0, 0], [0, 0, 0.1, 0.9], [0, 1, 0, 0]],
+    )
+    assert part(grouping.verdict(made), "gru.far") is None
+    assert part(verdict_of(dict.fromkeys(both, EARLY), lost={}), "gru.far") is False
+
+
+def test_a_small_difference_that_counts_is_told_as_small():
+    made, rng = grouping_tables(EVERYWHERE), np.random.default_rng(0)
+    for task, late in (("S3", 0.0), ("parity", 0.0), ("dyck-2-4", 0.02)):
+        jitter = 1e-4 * rng.random(5)
+        made = shares_edited(made, task, "gru", np.stack([1 - late - jitter, late + jitter, 0 * jitter, 0 * jitter], 1))
+    verdict = grouping.verdict(made)
+    assert part(verdict, "gru.S3") is True and verdict.outcome == "reproduced"
+    said = [reason for reason in verdict.reasons if "small" in reason]
+    assert len(said) == 1 and "GRU" in said[0] and "+0.020" in said[0]
+    assert not any("small" in reason for reason in verdict_of(EVERYWHERE).reasons)
+
+
+def test_an_architecture_that_groups_by_the_spread_of_seeds_alone_is_named():
+    table = grouping.contrasts(grouping_tables(EVERYWHERE))
+    table.loc[(table["reading"] == grouping.SPREAD) & (table["architecture"] == "gru"), "low"] = -0.1
+    assert grouping._how_much(table, list(NAMES)) == [
+        "Less the spread of seeds, the interval of the difference holds 0 in GRU."
+    ]
+
+
+def test_a_run_of_some_architectures_is_provisional_and_names_the_others():
+    some = {key: shape for key, shape in EVERYWHERE.items() if key[1] in ("mamba", "gru")}
+    verdict = verdict_of(some)
+    assert (verdict.outcome, verdict.provisional) == ("reproduced", True)
+    assert "Not in this run: Transformer, Mamba-2, LSTM." in verdict.reasons
+    assert not any("Not in this run" in reason for reason in verdict_of(EVERYWHERE).reasons)
 
 
 def test_the_target_effect_is_found_where_it_was_planted_and_only_there():
@@ -201,6 +266,28 @@ def test_a_failed_model_has_no_say_in_the_target_effect():
     after = grouping.target_effect(made).set_index("architecture")
     assert after.loc["mamba", "n"] == before.set_index("architecture").loc["mamba", "n"] - 1
     assert after.loc["mamba", "excess"] < 0.2
+
+
+def test_a_variable_that_is_not_defined_in_every_model_stays_out_of_the_target_effect_and_is_named():
+    made = grouping_tables(GROUPED, moved=False)
+    table = made["targets"]
+    unread = (table["variable"] == "openers") & (table["task"] == "dyck-2-4") & (table["architecture"] == "mamba")
+    table.loc[unread, "accuracy"] = 0.5
+    row = grouping.target_effect(made).set_index("architecture").loc["mamba"]
+    assert row["undefined"] == "openers" and row["p"] > 0.05
+    text = next(p.text for p in grouping.verdict(made).parts if p.key == "mamba.target")
+    assert "without openers" in text
+    table.loc[table["architecture"] == "mamba", "accuracy"] = 0.5
+    assert part(grouping.verdict(made), "mamba.target") is None
+
+
+def test_readings_that_lack_an_architecture_are_named_and_not_counted():
+    made = grouping_tables(EVERYWHERE)
+    lacking = (made["shares"]["reading"] == "own probe") & (made["shares"]["architecture"] == "gru")
+    made["shares"].loc[lacking, "share"] = np.nan
+    whole, less = (" ".join(grouping.verdict(t).reasons) for t in (grouping_tables(EVERYWHERE), made))
+    assert "not defined in all of them by" in less and "own probe" in less.split("not defined")[1]
+    assert "own probe" not in whole
 
 
 def test_other_readings_that_disagree_are_named():

@@ -622,9 +622,11 @@ def test_dependence_on_the_group_is_found_where_planted_and_only_there():
     excess, p = profiles.depends_on_group(distances(planted), group, deals=999)
     assert excess > 1 and p <= 0.011  # 280 ways to deal nine models to three groups of three
     assert profiles.depends_on_group(distances(other), group, deals=999)[1] > 0.05
-    planted[4] = math.nan  # one profile is not defined
     assert profiles.depends_on_group(distances(planted, other), group, deals=999)[1] < 0.1
     assert all(map(math.isnan, profiles.depends_on_group(distances(other), np.repeat("a", 9))))
+    planted[4] = math.nan  # one profile is not defined
+    with pytest.raises(ValueError, match="must be finite"):
+        profiles.depends_on_group(distances(planted, other), group)
 
 
 def test_shares_have_a_row_for_every_block_and_reading_and_no_numbers_where_nothing_rises():

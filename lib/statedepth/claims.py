@@ -94,21 +94,19 @@ def numbers(notebook: str, tables: Tables) -> dict[str, Number]:
 
 
 def outcomes_of_predictions(notebook: str, verdict: Verdict) -> pd.DataFrame:
-    """Each dated prediction beside what came of it: date, prediction, came true (yes, in part, no, not tested)."""
+    """Each dated prediction beside what came of it: date, prediction, came true (yes, in part, no, not tested).
+
+    A clause that came out wrong is never hidden by another that could not be tested.
+    """
     holds = {part.key: part.holds for part in verdict.parts}
     rows = []
     for prediction in PREDICTIONS.get(notebook, ()):
         seen = [(holds.get(key), expected) for key, expected in prediction.expected.items()]
         right = [found == expected for found, expected in seen if found is not None]
         void = any(holds.get(key) != needed for key, needed in prediction.given.items())
-        came = (
-            "not tested"
-            if void or len(right) < len(seen)
-            else "yes"
-            if all(right)
-            else "in part"
-            if any(right)
-            else "no"
-        )
+        if void or not right or (all(right) and len(right) < len(seen)):
+            came = "not tested"
+        else:
+            came = "yes" if all(right) else "in part" if any(right) else "no"
         rows.append({"date": prediction.date, "prediction": prediction.text, "came true": came})
     return pd.DataFrame(rows, columns=["date", "prediction", "came true"])

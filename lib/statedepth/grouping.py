@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from statedepth import profiles
 from statedepth.verdicts import (
@@ -37,6 +38,7 @@ PAIRS: dict[tuple[Profiled, Profiled], str] = {
 }
 CONV_EDIT = "current token"  # the edit by which the attribution is judged; the other stands beside it
 FAR_APART = 0.5  # blocks from which on two tasks are called far apart
+SMALL = 0.1  # blocks under which a difference is said to be small, whatever its interval
 SPREAD = "less the spread of seeds"  # beside the readings: the pooled one, without what two seeds of one task differ by
 
 PREDICTIONS = (
@@ -110,7 +112,11 @@ def _of_nearer(found: profiles.Nearer) -> dict[str, float]:
 def _corrected(table: pd.DataFrame, family: list[str]) -> pd.DataFrame:
     of_family = table.groupby(family)["p"] if len(table) else None
     table["p_holm"] = [] if of_family is None else of_family.transform(lambda p: profiles.holm(p.to_numpy()))
-    table["testable"] = [] if of_family is None else table["least_p"] * of_family.transform("size") < LEVEL
+    if of_family is None:
+        return table.assign(testable=[])
+    # of Holm's steps: what one row could come to where all of its family come to their least
+    least = table.groupby(family)["least_p"].transform(lambda p: profiles.holm(p.to_numpy()))
+    table["testable"] = least < LEVEL
     return table
 
 
@@ -187,27 +193,32 @@ def target_effect(tables: Tables) -> pd.DataFrame:
     """On one stream of strings: does the target that a model is trained on move the depth at which variables are read?
 
     Of every variable, the profiles in models of all targets; a row per architecture with the excess of the distance
-    between targets over that between seeds (`profiles.depends_on_group`).
+    between targets over that between seeds (`profiles.depends_on_group`). `undefined` names the variables that stay out,
+    since their profile is not defined in every model: models where it is are no fair sample of their target.
     """
     rows = []
     if "targets" in tables:
         table = tables["targets"].query("passed")
         for architecture, part in table.groupby("architecture", sort=False):
             models = part[["task", "seed"]].drop_duplicates().reset_index(drop=True)
-            between = []
-            for _, cell in part.groupby("variable", sort=False):
+            between: dict[str, np.ndarray] = {}
+            for variable, cell in part.groupby("variable", sort=False):
                 shares = np.full((len(models), cell["site"].max()), np.nan)
                 for i, model in enumerate(models.itertuples()):
                     mine = cell[(cell["task"] == model.task) & (cell["seed"] == model.seed)].sort_values("site")
                     found = profiles.rise_shares(profiles.with_readability(mine)["readability"].to_numpy())
                     if found is not None:
                         shares[i] = found
-                between.append(profiles.wasserstein(shares, shares))
-            excess, p = profiles.depends_on_group(np.array(between), models["task"].to_numpy())
-            row = {"architecture": architecture, "excess": excess, "n": len(models), "p": p, "least_p": np.nan}
-            rows.append({**row, "all": "all"})
-    table = _corrected(pd.DataFrame(rows, columns=["architecture", "excess", "n", "p", "least_p", "all"]), ["all"])
-    return table.drop(columns=["all", "least_p", "testable"])
+                between[str(variable)] = profiles.wasserstein(shares, shares)
+            kept = [distance for distance in between.values() if np.isfinite(distance).all()]
+            undefined = [name for name, distance in between.items() if not np.isfinite(distance).all()]
+            excess = p = np.nan
+            if kept:
+                excess, p = profiles.depends_on_group(np.array(kept), models["task"].to_numpy())
+            row = {"architecture": architecture, "excess": excess, "n": len(models), "p": p}
+            rows.append({**row, "undefined": ", ".join(undefined)})
+    table = pd.DataFrame(rows, columns=["architecture", "excess", "n", "p", "undefined"])
+    return table.assign(p_holm=profiles.holm(table["p"].to_numpy(dtype=float)))
 
 
 # ---- the criterion ----------------------------------------------------------------------------------------------------
@@ -221,18 +232,19 @@ def verdict(tables: Tables) -> Verdict:
     are the architectures of which at least two seeds passed on each of the three tasks; the others are named.
     *Reproduced*: S3 groups with Parity in all that were tested, and Mamba's attribution with tap 0 alone has the same
     order, over 0. *Partly*: in more than half of them, or in all without the attribution. *Not reproduced*: else. *Not
-    tested*: no architecture could be. With fewer than `MIN_SEEDS` seeds in any group the verdict is provisional; where so
-    few models passed that no data could bring the corrected p under .05, the interval alone decides.
+    tested*: no architecture could be. With fewer than `MIN_SEEDS` seeds in any group, or without one of the five
+    architectures, the verdict is provisional; where so few models passed that no data could bring the corrected p under
+    .05, the interval alone decides.
 
     The other parts are our own findings: the same question for the other subjects; whether the pairs that differ in one
-    thing are apart (exact p of the energy statistic, Holm-corrected over the architectures, under .05; where no data
-    could bring it there, the interval of the distance over that between two seeds of one task); whether any two tasks
-    are `FAR_APART`; and whether another target moves the depths.
+    thing are apart (`_apart`); whether any two tasks are `FAR_APART` (`_far`); and whether another target moves the
+    depths.
     """
     found = contrasts(tables)
     pooled = found[found["reading"] == "pooled"]
     claimed = pooled[(pooled["subject"] == CLAIMED) & (pooled["n"] >= 2)]
-    provisional = bool(len(claimed) == 0 or claimed["n"].min() < MIN_SEEDS)
+    run = [a for a in NAMES if a in set(tables["models"]["architecture"])]
+    provisional = bool(len(claimed) == 0 or claimed["n"].min() < MIN_SEEDS or len(run) < len(NAMES))
     tested = [a for a in NAMES if a in set(claimed["architecture"])]
     parts, groups = [], []
     for architecture, name in NAMES.items():
@@ -242,6 +254,7 @@ def verdict(tables: Tables) -> Verdict:
             ]
             holds = _over_zero(rows.iloc[0]) if len(rows) else None
             text = f"in {name}, {task_name(subject)} is nearer to {task_name(NEAR)} than to {task_name(FAR)}"
+            text += _by_interval(rows.iloc[0]) if len(rows) else ""
             parts.append(Part(f"{architecture}.{subject}", text, holds))
             if subject == CLAIMED and holds:
                 groups.append(architecture)
@@ -252,32 +265,31 @@ def verdict(tables: Tables) -> Verdict:
         holds = _over_zero(row)
         conv_holds = holds if row["architecture"] == "mamba" else conv_holds
         text = f"the convolution of {NAMES[row['architecture']]} is needed for S₃ as for Parity rather than as for Dyck"
+        text += _by_interval(row)
         conv_parts.append(Part(f"{row['architecture']}.conv", text, holds))
     parts += conv_parts
     for row in confounds(tables).to_dict("records"):
         a, b = (profile_name(label) for label in row["pair"].split("/"))
-        said, holds = f"in {NAMES[row['architecture']]}, {a} and {b} are apart", None
-        if row["testable"]:
-            holds = bool(row["p_holm"] < LEVEL)
-        elif not np.isnan(row["low"] - row["floor"]):
-            holds = bool(row["low"] > row["floor"])
-            said += " (too few seeds for its p: by its interval)"
-        parts.append(Part(f"{row['architecture']}.{row['pair']}", said, holds))
+        said = f"in {NAMES[row['architecture']]}, {a} and {b} are apart" + _by_interval(row)
+        parts.append(Part(f"{row['architecture']}.{row['pair']}", said, _apart(row)))
     for which, cell in distances(tables).groupby("architecture", sort=False):
-        pairs = cell[(cell["a"] != cell["b"]) & ~(cell["a"] + cell["b"]).str.contains(" ") & cell["low"].notna()]
-        far = bool(((pairs["low"] > pairs["floor"]) & (pairs["distance"] > FAR_APART)).any()) if len(pairs) else None
-        parts.append(Part(f"{which}.far", f"in {NAMES[str(which)]}, some two tasks are far apart", far))
+        parts.append(_far(str(which), cell))
     for row in target_effect(tables).to_dict("records"):
         text = f"in {NAMES[row['architecture']]}, the target moves the depth at which variables of the same strings are read"
+        text += f" (without {row['undefined']}, undefined in some models)" if row["undefined"] else ""
         moved = None if np.isnan(row["p_holm"]) else bool(row["p_holm"] < LEVEL)
         parts.append(Part(f"{row['architecture']}.target", text, moved))
     if not {CLAIMED, NEAR, FAR} <= set(tables["models"]["task"]):
         reasons = [f"This run does not have all of {', '.join(map(task_name, (CLAIMED, NEAR, FAR)))}."]
         return Verdict("s3_grouping", "formal", "not tested", True, reasons, parts)
-    outcome, reasons = _outcome(tested, groups, conv_holds, "conv" in tables)
-    lacking = [NAMES[a] for a in NAMES if a in set(tables["models"]["architecture"]) and a not in tested]
+    conv_measured = "conv" in tables and "mamba" in set(tables["conv"]["architecture"])
+    outcome, reasons = _outcome(tested, groups, conv_holds, conv_measured)
+    reasons += _how_much(found, groups)
+    lacking = [a for a in run if a not in tested]
     if lacking and tested:
-        reasons.append(f"Not tested, for want of two seeds that learned all three tasks: {', '.join(lacking)}.")
+        reasons.append(f"Not tested, for want of two seeds that learned all three tasks: {_listed(lacking)}.")
+    if len(run) < len(NAMES):
+        reasons.append(f"Not in this run: {_listed([a for a in NAMES if a not in run])}.")
     others = [r for r in dict.fromkeys(found["reading"]) if r not in ("pooled", profiles.UNTRAINED)]
     if tested and others:
         reasons.append(_other_readings(found, others, tested, groups))
@@ -293,11 +305,64 @@ def _over_zero(row: Any) -> bool:
     return bool(row["low"] > 0 and (not row["testable"] or row["p_holm"] < LEVEL))
 
 
+def _listed(architectures: Iterable[str], none: str = "none") -> str:
+    return ", ".join(NAMES[a] for a in architectures) or none
+
+
+def _by_interval(row: Any) -> str:
+    """Says that no data could have brought the p of this row under `LEVEL`, where it has an interval to go by."""
+    return "" if row["testable"] or np.isnan(row["low"]) else " (too few seeds for its p: by its interval)"
+
+
+def _apart(row: Any) -> bool | None:
+    """Are the two profiles of a row of `confounds` apart? None where the data cannot tell.
+
+    Yes: the exact p of the energy statistic, Holm-corrected over the architectures, is under `LEVEL`; where no data could
+    bring it there, the interval of the distance is over that between two seeds of one task. No: that interval ends less
+    than `FAR_APART` over it. To find nothing with few seeds is not to find them alike.
+    """
+    over = row["p_holm"] < LEVEL if row["testable"] else row["low"] > row["floor"]
+    alike = row["high"] < row["floor"] + FAR_APART
+    return True if over else False if alike else None
+
+
+def _far(architecture: str, table: pd.DataFrame) -> Part:
+    """Are any two tasks of these `distances` far apart? None where some seem so and the seeds are too few to be sure.
+
+    Yes: a pair's distance is over `FAR_APART`, and over that between two seeds of one task by an interval that is
+    Bonferroni-corrected over all pairs. No: every pair's distance is under `FAR_APART`.
+    """
+    text = f"in {NAMES[architecture]}, some two tasks are far apart"
+    pairs = table[(table["a"] != table["b"]) & ~(table["a"] + table["b"]).str.contains(" ")].dropna(subset=["low"])
+    seem = pairs[pairs["distance"] > FAR_APART].sort_values("distance", ascending=False)
+    wider = stats.t.ppf(1 - LEVEL / 2 / max(1, len(pairs)), seem["n"] - 1) / stats.t.ppf(1 - LEVEL / 2, seem["n"] - 1)
+    sure = seem[seem["distance"] - wider * (seem["high"] - seem["distance"]) > seem["floor"]]
+    if len(sure):
+        a, b = (profile_name(label) for label in sure[["a", "b"]].iloc[0])
+        return Part(f"{architecture}.far", f"{text}: {a} and {b}, {sure['distance'].iloc[0]:.2f} blocks", True)
+    return Part(f"{architecture}.far", text, False if len(pairs) and not len(seem) else None)
+
+
+def _how_much(found: pd.DataFrame, groups: list[str]) -> list[str]:
+    """What a reader must know of the architectures that group: where the difference is small, or only one of spread."""
+    rows = found[(found["subject"] == CLAIMED) & found["architecture"].isin(groups)]
+    pooled, less = (rows[rows["reading"] == reading] for reading in ("pooled", SPREAD))
+    small = pooled[pooled["difference"] < SMALL]
+    reasons = [
+        f"In {NAMES[row['architecture']]} the difference counts by the criterion but is small, {interval_text(row)} blocks."
+        for _, row in small.iterrows()
+    ]
+    spread = [a for a in groups if a in set(less.loc[~(less["low"] > 0), "architecture"])]
+    if spread:
+        reasons.append(f"Less the spread of seeds, the interval of the difference holds 0 in {_listed(spread)}.")
+    return reasons
+
+
 def _outcome(tested: list[str], groups: list[str], conv: bool | None, conv_measured: bool) -> tuple[str, list[str]]:
     if not tested:
-        return "not tested", ["In no architecture did two seeds learn each of S₃, Parity and Dyck."]
-    names, others = (", ".join(NAMES[a] for a in which) for which in (groups, [a for a in tested if a not in groups]))
-    text = f"S₃ groups with Parity in {len(groups)} of {len(tested)} architectures that learned it: {names or 'none'}"
+        return "not tested", ["In no architecture of this run did two seeds learn each of S₃, Parity and Dyck."]
+    others = _listed([a for a in tested if a not in groups], "")
+    text = f"S₃ groups with Parity in {len(groups)} of {len(tested)} architectures that learned it: {_listed(groups)}"
     reasons = [text + (f"; not in {others}." if others else ".")]
     if conv is None:
         why = (
@@ -318,17 +383,20 @@ def _outcome(tested: list[str], groups: list[str], conv: bool | None, conv_measu
 
 
 def _other_readings(found: pd.DataFrame, readings: list[str], tested: list[str], groups: list[str]) -> str:
-    """In how many other readings of the same profiles the same architectures group."""
-    same = []
-    for reading in readings:
-        rows = found[(found["reading"] == reading) & (found["subject"] == CLAIMED) & found["architecture"].isin(tested)]
-        if [row["architecture"] for _, row in rows.iterrows() if _over_zero(row)] == [
-            a for a in rows["architecture"] if a in groups
-        ]:
-            same.append(reading)
-    differ = [reading for reading in readings if reading not in same]
-    text = f"By {len(same)} of {len(readings)} other readings of the same profiles the same architectures group"
-    return text + (f"; not by {', '.join(differ)}." if differ else ".")
+    """In how many other readings of the same profiles the same architectures group; readings that lack one are named."""
+    rows = found[(found["subject"] == CLAIMED) & found["architecture"].isin(tested) & (found["n"] >= 2)]
+    by_reading = {reading: rows[rows["reading"] == reading] for reading in readings}
+    undefined = [reading for reading, mine in by_reading.items() if set(mine["architecture"]) != set(tested)]
+    same: list[str] = []
+    differ: list[str] = []
+    for reading in (reading for reading in readings if reading not in undefined):
+        here = {row["architecture"] for _, row in by_reading[reading].iterrows() if _over_zero(row)}
+        (same if here == set(groups) else differ).append(reading)
+    text = (
+        f"By {len(same)} of {len(same) + len(differ)} other readings of the same profiles the same architectures group"
+    )
+    text += f"; not by {', '.join(differ)}" if differ else ""
+    return text + (f"; not defined in all of them by {', '.join(undefined)}." if undefined else ".")
 
 
 # ---- numbers that prose may quote ------------------------------------------------------------------------------------
@@ -351,8 +419,8 @@ def numbers(tables: Tables) -> Numbers:
         for n in [len(at_length[(at_length["architecture"] == a) & (at_length["task"] == t)])]
     ]
     found.add("failed_where", len(where), "; ".join(where) or "none", "models that failed, by cell", "grouping-models")
-    tasks = at_length["task"].nunique()
-    found.add("tasks", tasks, str(tasks), "tasks", "grouping-models")
+    tasks = tables["readability"]["task"].nunique()  # models has those of other targets too
+    found.add("tasks", tasks, str(tasks), "tasks that are compared", "grouping-models")
     per_cell = at_length.groupby(["task", "architecture"])["seed"].nunique()
     least = int(per_cell.min())
     found.add("least_seeds", least, str(least), "seeds of a task and an architecture, at least", "grouping-models")
@@ -373,7 +441,8 @@ def numbers(tables: Tables) -> Numbers:
             found.add(key, value, text, label, "grouping-distances", headline, lacking)
             p = float(row["p_holm"].iloc[0]) if len(row) else None
             label = f"corrected permutation p of {task_name(subject)} in {name}"
-            found.add(f"{architecture}.{subject}.p", p, f"{p:.3f}" if len(row) else "", label, "grouping-distances")
+            key, text = f"{architecture}.{subject}.p", f"{p:.3f}" if len(row) else ""
+            found.add(key, p, text, label, "grouping-distances", lacking=lacking)
     apart = {(row["architecture"], row["pair"]): row for row in confounds(tables).to_dict("records")}
     for architecture, name in NAMES.items():
         for pair in ("/".join(_label(*which) for which in both) for both in PAIRS):

@@ -82,10 +82,15 @@ def grouping(tables: Tables) -> Figure:
 
 
 def _grouped(found: pd.DataFrame) -> str:
-    near = [row["name"] for _, row in found.iterrows() if row["difference"] > 0]
-    clear = [row["name"] for _, row in found.iterrows() if row["low"] > 0]
-    text = f"It is nearer to Parity in {', '.join(near) or 'none'}"
-    return f"{text}; the interval excludes 0 in {', '.join(clear) or 'none'}."
+    """Which intervals lie on one side of zero; of one seed there is none."""
+    if not len(found):
+        return "Not tested: this run does not have all three tasks."
+    over, under, neither = (
+        ", ".join(found.loc[which, "name"])
+        for which in (found["low"] > 0, found["high"] < 0, ~(found["low"] > 0) & ~(found["high"] < 0))
+    )
+    said = (("over 0 in", over), ("under 0 in", under), ("holds 0, or there is none, in", neither))
+    return "The interval is " + "; ".join(f"{where} {names}" for where, names in said if names) + "."
 
 
 def _unlearned(tables: Tables) -> str:

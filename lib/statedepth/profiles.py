@@ -301,23 +301,22 @@ def apart(a: np.ndarray, b: np.ndarray, paired: bool = False, distance: Distance
 def depends_on_group(distances: np.ndarray, group: np.ndarray, deals: int = 9999) -> tuple[float, float]:
     """Do profiles differ between groups of models by more than within them? (excess distance, permutation p).
 
-    `distances` (V, N, N): between N models, for each of V variables read in all of them; not a number where a profile is
-    not defined. The excess is the mean distance between groups less that within them, over all variables; p is over
-    random deals of the labels `group` (N,) to the models, the given one counted.
+    `distances` (V, N, N): between N models, for each of V variables read in all of them. The excess is the mean distance
+    between groups less that within them, over all variables; p is over random deals of the labels `group` (N,) to the
+    models, the given one counted. Raises ValueError where a distance is not finite: left out, it would bias the excess
+    wherever a variable is defined in models of some groups more often than of others.
     """
     distances, group = np.asarray(distances, dtype=float), np.asarray(group)
+    if not np.isfinite(distances).all():
+        raise ValueError("distances: must be finite; leave out variables that are not defined in every model")
     pairs = np.triu_indices(len(group), 1)
-    known = np.isfinite(distances).sum(0)[pairs]
-    total = np.nansum(distances, 0)[pairs]
+    mean = distances.mean(0)[pairs]
 
     def excess(labels: np.ndarray) -> float:
         same = labels[pairs[0]] == labels[pairs[1]]
-        n_within = known[same].sum()
-        n_between = known.sum() - n_within
-        if not n_within or not n_between:
+        if same.all() or not same.any():
             return math.nan
-        within = total[same].sum()
-        return float((total.sum() - within) / n_between - within / n_within)
+        return float(mean[~same].mean() - mean[same].mean())
 
     seen = excess(group)
     if math.isnan(seen):

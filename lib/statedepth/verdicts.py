@@ -157,10 +157,10 @@ class Numbers(dict[str, Number]):
 
 
 def interval_text(row: pd.Series) -> str:
-    """A row of `contrasts` in words: difference (low to high, n)."""
-    if row["n"] < 2:
-        return f"{row['difference']:+.2f} (1 seed)"
-    return f"{row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f}, n = {row['n']:.0f})"
+    """A row of `contrasts` in words: difference (low to high, n). Three decimals where two would leave one figure."""
+    digits = 3 if abs(row["difference"]) < 0.1 else 2
+    value, low, high = (f"{row[column]:+.{digits}f}" for column in ("difference", "low", "high"))
+    return f"{value} (1 seed)" if row["n"] < 2 else f"{value} ({low} to {high}, n = {row['n']:.0f})"
 
 
 def two_figures(value: float) -> str:
