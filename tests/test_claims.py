@@ -147,6 +147,13 @@ def test_a_clause_that_failed_is_not_hidden_by_one_that_could_not_be_tested():
     assert came(None, None, None, None) == "not tested"
 
 
+def test_a_small_difference_is_not_rounded_to_nothing():
+    row = {"difference": 0.0102, "low": 0.0041, "high": 0.0163, "n": 5}
+    assert claims.interval_text(row) == "+0.010 (+0.004 to +0.016, n = 5)"
+    assert claims.interval_text({**row, "low": -0.3, "high": 0.32}) == "+0.01 (-0.30 to +0.32, n = 5)"
+    assert claims.interval_text({**row, "n": 1}) == "+0.010 (1 seed)"
+
+
 def test_the_concentration_of_each_seed_stands_beside_the_untrained_one():
     table = claims.concentration_by_seed(tables(FLIPPED, seeds=3, noise=0)).set_index(["task", "architecture"])
     row = table.loc[("Parity", "Mamba")]

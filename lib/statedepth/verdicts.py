@@ -157,9 +157,10 @@ class Numbers(dict[str, Number]):
 
 
 def interval_text(row: pd.Series) -> str:
-    """A row of `contrasts` in words: difference (low to high, n). Three decimals where two would leave one figure."""
-    digits = 3 if abs(row["difference"]) < 0.1 else 2
-    value, low, high = (f"{row[column]:+.{digits}f}" for column in ("difference", "low", "high"))
+    """A row of `contrasts` in words: difference (low to high, n). Three decimals where two would say 0.00 of any of them."""
+    values = [row["difference"], row["low"], row["high"]]
+    digits = 3 if any(abs(value) < 0.005 for value in values) else 2
+    value, low, high = (f"{value:+.{digits}f}" for value in values)
     return f"{value} (1 seed)" if row["n"] < 2 else f"{value} ({low} to {high}, n = {row['n']:.0f})"
 
 
