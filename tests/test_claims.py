@@ -142,9 +142,9 @@ def test_a_clause_that_failed_is_not_hidden_by_one_that_could_not_be_tested():
         verdict = Verdict("s3_grouping", "formal", "partly", True, [], parts)
         return claims.outcomes_of_predictions("s3_grouping", verdict)["came true"].iloc[of_two]
 
-    assert came(False, False, False, False) == "yes" and came(False, False, None, False) == "not tested"
+    assert came(False, False, False, False) == "yes" and came(False, False, None, False) == "undecided"
     assert came(False, True, None, False) == "in part" and came(None, True, None, True) == "no"
-    assert came(None, None, None, None) == "not tested"
+    assert came(None, None, None, None) == "undecided"
 
 
 def test_a_small_difference_is_not_rounded_to_nothing():

@@ -92,4 +92,7 @@ def test_the_map_of_distances_sets_bold_what_is_more_than_two_seeds_are_apart():
 
 def test_the_figure_of_targets_says_whether_they_move_the_depths():
     moved, same = (figures.chart("s3_grouping", "targets", grouping_tables(GROUPED, moved=m)) for m in (True, False))
-    assert "moves the depths in Mamba, LSTM" in moved.alt_text and "in no architecture" in same.alt_text
+    assert (
+        "moves the depths in Mamba (by 2.71 blocks, corrected p = 0.0154), LSTM" in moved.alt_text
+        and "in no architecture" in same.alt_text
+    )

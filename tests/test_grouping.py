@@ -144,10 +144,10 @@ def test_more_than_half_of_the_architectures_are_partly(without, outcome):
     assert [part(verdict, f"{a}.S3") for a in NAMES] == [a not in flat for a in NAMES]
 
 
-def test_where_s3_is_dycks_neighbour_it_is_not_reproduced_and_v2_is_borne_out():
+def test_where_s3_is_dycks_neighbour_it_is_not_reproduced_and_v2_is_agreed_with():
     verdict = verdict_of(NOWHERE)
     assert verdict.outcome == "not reproduced"
-    assert "bears out v2" in " ".join(verdict.reasons)
+    assert "agrees with v2" in " ".join(verdict.reasons)
 
 
 def test_equal_profiles_of_all_tasks_group_nowhere():
@@ -190,6 +190,9 @@ def test_parts_tell_the_confounds_apart():
     assert next(p.text for p in verdict.parts if p.key == "mamba.far").endswith(" blocks")
     # five models of one state: the least p is 2 / 32, over .05, so that the interval decides
     assert part(verdict, "mamba.S3 sign/S3 coset") is True
+    wide = grouping.confounds(grouping_tables(shapes)).query("pair == 'S3 sign/S3 coset'").iloc[0]
+    assert grouping._apart({**wide, "low": 0.0, "high": 0.6, "floor": 0.4, "testable": False}) is None
+    assert grouping._apart({**wide, "low": 0.0, "high": 0.4, "floor": 0.4, "testable": False}) is False
     assert "by its interval" in next(p.text for p in verdict.parts if p.key == "mamba.S3 sign/S3 coset")
     assert part(verdict, "mamba.dyck-1-4/dyck-2-4") is False
     assert part(verdict, "mamba.far") is True and part(verdict_of(dict.fromkeys(EVERYWHERE, FLAT)), "gru.far") is False
@@ -230,8 +233,34 @@ def test_a_small_difference_that_counts_is_told_as_small():
     verdict = grouping.verdict(made)
     assert part(verdict, "gru.S3") is True and verdict.outcome == "reproduced"
     said = [reason for reason in verdict.reasons if "small" in reason]
-    assert len(said) == 1 and "GRU" in said[0] and "+0.020" in said[0]
+    assert len(said) == 1 and "GRU" in said[0] and "+0.02" in said[0]
+    assert "Were it not counted, the outcome would be: partly." in verdict.reasons
     assert not any("small" in reason for reason in verdict_of(EVERYWHERE).reasons)
+
+
+def test_a_difference_at_its_bound_says_on_which_side_of_dyck_a_task_is_and_no_more():
+    """S3 later than Parity, or far later: the same difference, d(Parity, Dyck); its distance to Parity tells them apart."""
+    rng, seen = np.random.default_rng(0), {}
+    for name, place in (("near", 0.6), ("far", 1.0)):
+        made = grouping_tables(EVERYWHERE)
+        for task, late in (("S3", place), ("parity", 0.5), ("dyck-2-4", 0.0)):
+            share = late + 0.01 * rng.random(5) * (0 < late < 1)
+            made = shares_edited(made, task, "gru", np.stack([1 - share, share, 0 * share, 0 * share], 1))
+        row = (
+            grouping.contrasts(made).query("reading == 'pooled' and architecture == 'gru' and subject == 'S3'").iloc[0]
+        )
+        seen[name] = row["difference"], row["ceiling"], row["to_near"], " ".join(grouping.verdict(made).reasons)
+    assert all(difference == pytest.approx(ceiling) for difference, ceiling, _, _ in seen.values())
+    assert seen["far"][2] > 4 * seen["near"][2]
+    assert all("its bound" in reasons and "not where Parity is" in reasons for *_, reasons in seen.values())
+    assert "its bound" not in " ".join(verdict_of({**NOWHERE}).reasons)
+
+
+def test_what_one_tap_can_learn_is_said_of_whole_cells():
+    made = grouping_tables(EVERYWHERE)["retrained"]
+    assert grouping.learned(made, "all") == "none" and "Mamba on S₃" in grouping.learned(made, "none")
+    some = made.assign(passed=(made["taps"] == 4) | (made["seed"] == 0))
+    assert grouping.learned(some, "none") == "none" and grouping.learned(some, "all") == "none"
 
 
 def test_an_architecture_that_groups_by_the_spread_of_seeds_alone_is_named():
@@ -340,7 +369,7 @@ def test_every_prediction_is_about_parts_that_a_whole_run_has():
 
 def test_a_prediction_with_a_condition_says_nothing_where_the_condition_does_not_hold():
     of_z6 = next(i for i, p in enumerate(grouping.PREDICTIONS) if p.given)
-    for shapes, came in ((EVERYWHERE, "yes"), (NOWHERE, "not tested")):
+    for shapes, came in ((EVERYWHERE, "yes"), (NOWHERE, "undecided")):
         table = claims.outcomes_of_predictions("s3_grouping", verdict_of(shapes))
         assert table["came true"].iloc[of_z6] == came
 

@@ -94,9 +94,9 @@ def numbers(notebook: str, tables: Tables) -> dict[str, Number]:
 
 
 def outcomes_of_predictions(notebook: str, verdict: Verdict) -> pd.DataFrame:
-    """Each dated prediction beside what came of it: date, prediction, came true (yes, in part, no, not tested).
+    """Each dated prediction beside what came of it: date, prediction, came true (yes, in part, no, undecided).
 
-    A clause that came out wrong is never hidden by another that could not be tested.
+    A clause that came out wrong is never hidden by another that is undecided.
     """
     holds = {part.key: part.holds for part in verdict.parts}
     rows = []
@@ -105,7 +105,7 @@ def outcomes_of_predictions(notebook: str, verdict: Verdict) -> pd.DataFrame:
         right = [found == expected for found, expected in seen if found is not None]
         void = any(holds.get(key) != needed for key, needed in prediction.given.items())
         if void or not right or (all(right) and len(right) < len(seen)):
-            came = "not tested"
+            came = "undecided"
         else:
             came = "yes" if all(right) else "in part" if any(right) else "no"
         rows.append({"date": prediction.date, "prediction": prediction.text, "came true": came})

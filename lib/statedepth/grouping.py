@@ -31,7 +31,7 @@ CLAIMED, NEAR, FAR = "S3", "parity", "dyck-2-4"  # the claim: the first is neare
 SUBJECTS = ("S3", "Z6", "Z3", "A4", "dyck-1-4")  # asked of each; the claim is about the first
 Profiled = tuple[str, str]  # a task and a variable of it
 PAIRS: dict[tuple[Profiled, Profiled], str] = {
-    (("S3", "state"), ("Z6", "state")): "commutativity alone: same order, same parity inside",
+    (("S3", "state"), ("Z6", "state")): "same size, same Parity quotient; one commutes",
     (("A4", "state"), ("Z3", "state")): "non-commutative, without a parity inside",
     (("dyck-1-4", "top"), ("dyck-2-4", "top")): "counter against stack",
     (("S3", "sign"), ("S3", "coset")): "the two parts of one state, in the same models",
@@ -91,13 +91,24 @@ def contrasts(tables: Tables) -> pd.DataFrame:
                 continue
             where = {"reading": reading, "architecture": architecture, "subject": subject}
             row = where | _of_nearer(profiles.nearer(*groups))  # type: ignore[arg-type]
+            row["ceiling"] = _ceiling(*groups)  # type: ignore[arg-type]
             rows.append(row)
             if reading == "pooled":
                 moved = {column: row[column] - row["spread"] for column in ("difference", "low", "high")}
                 rows.append({**row, **moved, "reading": SPREAD, "p": np.nan, "least_p": np.nan})
-    return _corrected(
-        pd.DataFrame(rows, columns=["reading", "architecture", "subject", *NEARER]), ["reading", "subject"]
-    )
+    columns = ["reading", "architecture", "subject", *NEARER, "ceiling"]
+    return _corrected(pd.DataFrame(rows, columns=columns), ["reading", "subject"])
+
+
+def _ceiling(subject: np.ndarray, near: np.ndarray, far: np.ndarray) -> float:
+    """d(near, far), over the matched seeds of `profiles.nearer`: no difference can be larger (triangle inequality).
+
+    It is reached wherever the subject lies beyond `near`, as seen from `far`: how far beyond, the difference cannot say.
+    """
+    n = min(map(len, (subject, near, far)))
+    matched = np.diag(profiles.wasserstein(near[:n], far[:n]))[np.isfinite(subject[:n]).all(1)]
+    matched = matched[np.isfinite(matched)]
+    return float(matched.mean()) if len(matched) else np.nan
 
 
 NEARER = ("to_near", "to_far", "difference", "low", "high", "n", "p", "least_p", "spread")
@@ -221,6 +232,15 @@ def target_effect(tables: Tables) -> pd.DataFrame:
     return table.assign(p_holm=profiles.holm(table["p"].to_numpy(dtype=float)))
 
 
+def learned(retrained: pd.DataFrame, how_many: str) -> str:
+    """Models with one tap whose seeds all learned the task (`all`), or did not one (`none`), in words."""
+    found = []
+    for (architecture, task), cell in retrained.query("taps == 1").groupby(["architecture", "task"], sort=False):
+        if cell["passed"].all() if how_many == "all" else not cell["passed"].any():
+            found.append(f"{NAMES[str(architecture)]} on {task_name(str(task))}")
+    return ", ".join(found) or "none"
+
+
 # ---- the criterion ----------------------------------------------------------------------------------------------------
 
 
@@ -285,6 +305,11 @@ def verdict(tables: Tables) -> Verdict:
     conv_measured = "conv" in tables and "mamba" in set(tables["conv"]["architecture"])
     outcome, reasons = _outcome(tested, groups, conv_holds, conv_measured)
     reasons += _how_much(found, groups)
+    small = set(pooled.loc[(pooled["subject"] == CLAIMED) & (pooled["difference"] < SMALL), "architecture"])
+    if small & set(groups):
+        without = _outcome(tested, [a for a in groups if a not in small], conv_holds, conv_measured)[0]
+        reasons.append(f"Were it not counted, the outcome would be: {without}.")
+    reasons += _beyond(found, distances(tables), groups)
     lacking = [a for a in run if a not in tested]
     if lacking and tested:
         reasons.append(f"Not tested, for want of two seeds that learned all three tasks: {_listed(lacking)}.")
@@ -319,10 +344,12 @@ def _apart(row: Any) -> bool | None:
 
     Yes: the exact p of the energy statistic, Holm-corrected over the architectures, is under `LEVEL`; where no data could
     bring it there, the interval of the distance is over that between two seeds of one task. No: that interval ends less
-    than `FAR_APART` over it. To find nothing with few seeds is not to find them alike.
+    than `FAR_APART` over it; of two variables of the same models, which no seeds set apart, under `FAR_APART`. To find
+    nothing with few seeds is not to find them alike.
     """
     over = row["p_holm"] < LEVEL if row["testable"] else row["low"] > row["floor"]
-    alike = row["high"] < row["floor"] + FAR_APART
+    same_models = row["a"].split()[0] == row["b"].split()[0]
+    alike = row["high"] < FAR_APART + (0.0 if same_models else row["floor"])
     return True if over else False if alike else None
 
 
@@ -330,7 +357,7 @@ def _far(architecture: str, table: pd.DataFrame) -> Part:
     """Are any two tasks of these `distances` far apart? None where some seem so and the seeds are too few to be sure.
 
     Yes: a pair's distance is over `FAR_APART`, and over that between two seeds of one task by an interval that is
-    Bonferroni-corrected over all pairs. No: every pair's distance is under `FAR_APART`.
+    Bonferroni-corrected over all pairs. No: every pair's interval ends under `FAR_APART`.
     """
     text = f"in {NAMES[architecture]}, some two tasks are far apart"
     pairs = table[(table["a"] != table["b"]) & ~(table["a"] + table["b"]).str.contains(" ")].dropna(subset=["low"])
@@ -340,7 +367,7 @@ def _far(architecture: str, table: pd.DataFrame) -> Part:
     if len(sure):
         a, b = (profile_name(label) for label in sure[["a", "b"]].iloc[0])
         return Part(f"{architecture}.far", f"{text}: {a} and {b}, {sure['distance'].iloc[0]:.2f} blocks", True)
-    return Part(f"{architecture}.far", text, False if len(pairs) and not len(seem) else None)
+    return Part(f"{architecture}.far", text, False if len(pairs) and (pairs["high"] < FAR_APART).all() else None)
 
 
 def _how_much(found: pd.DataFrame, groups: list[str]) -> list[str]:
@@ -355,6 +382,29 @@ def _how_much(found: pd.DataFrame, groups: list[str]) -> list[str]:
     spread = [a for a in groups if a in set(less.loc[~(less["low"] > 0), "architecture"])]
     if spread:
         reasons.append(f"Less the spread of seeds, the interval of the difference holds 0 in {_listed(spread)}.")
+    return reasons
+
+
+def _beyond(found: pd.DataFrame, apart: pd.DataFrame, groups: list[str]) -> list[str]:
+    """What the difference cannot say: how near S3 itself is to Parity."""
+    rows = found[(found["reading"] == "pooled") & (found["subject"] == CLAIMED) & found["architecture"].isin(groups)]
+    full = rows.loc[rows["difference"] > 0.99 * rows["ceiling"], "architecture"].tolist()
+    reasons = []
+    if full:
+        reasons.append(
+            f"In {_listed(full)} the difference is as large as d(Parity, Dyck), its bound: S₃ lies on Parity's side of "
+            "Dyck, and the difference says no more than that."
+        )
+    to_near = apart[
+        (apart["a"].isin([CLAIMED, NEAR])) & (apart["b"].isin([CLAIMED, NEAR])) & (apart["a"] != apart["b"])
+    ]
+    other = to_near[(to_near["low"] > to_near["floor"]) & to_near["architecture"].isin(groups)]
+    if len(other):
+        each = [
+            f"{NAMES[row['architecture']]} ({row['distance']:.2f} blocks; {row['floor']:.2f} between seeds)"
+            for _, row in other.iterrows()
+        ]
+        reasons.append(f"It is not where Parity is: their distance is over that between seeds in {', '.join(each)}.")
     return reasons
 
 
@@ -377,8 +427,12 @@ def _outcome(tested: list[str], groups: list[str], conv: bool | None, conv_measu
         outcome = "partly"
     else:
         outcome = "not reproduced"
-    stands = {"reproduced": "does not bear out", "partly": "bears out in part", "not reproduced": "bears out"}[outcome]
-    reasons.append(f"This {stands} v2, which withdrew the grouping.")
+    stands = {
+        "reproduced": "speaks against",
+        "partly": "speaks neither for nor against",
+        "not reproduced": "agrees with",
+    }
+    reasons.append(f"This {stands[outcome]} v2, which withdrew the grouping after three designs that are not public.")
     return outcome, reasons
 
 
@@ -419,6 +473,20 @@ def numbers(tables: Tables) -> Numbers:
         for n in [len(at_length[(at_length["architecture"] == a) & (at_length["task"] == t)])]
     ]
     found.add("failed_where", len(where), "; ".join(where) or "none", "models that failed, by cell", "grouping-models")
+    for architecture, name in NAMES.items():
+        mine = at_length[at_length["architecture"] == architecture]
+        text, most = "", float(mine["steps"].max()) if len(mine) else None
+        if len(mine):
+            rate, grow_at = mine[["rate", "grow_at"]].iloc[0]
+            text = f"rate {rate:g}, longer once {grow_at:.0%} are right; {mine['steps'].median():,.0f} steps in the median, {most:,.0f} at most"
+        found.add(f"{architecture}.recipe", most, text, f"training of {name}", "grouping-models")
+    wide = profiles.with_readability(tables["readability"].query("labels == 'task' and position == 0"))
+    wide = wide[(wide["network"] == "untrained") & (wide["site"] == wide["site"].max())]
+    for task in (CLAIMED, NEAR, FAR):
+        read = wide[(wide["task"] == task) & (wide["variable"] == target_of(task))]["readability"]
+        value = float(read.mean()) if len(read) else None
+        label = f"readability of {task_name(task)} at the last site of an untrained network, mean over architectures"
+        found.add(f"untrained.{task}", value, f"{value:.2f}" if len(read) else "", label, "grouping-distances")
     tasks = tables["readability"]["task"].nunique()  # models has those of other targets too
     found.add("tasks", tasks, str(tasks), "tasks that are compared", "grouping-models")
     per_cell = at_length.groupby(["task", "architecture"])["seed"].nunique()
@@ -440,6 +508,12 @@ def numbers(tables: Tables) -> Numbers:
             key = f"{architecture}.{subject}.difference"
             found.add(key, value, text, label, "grouping-distances", headline, lacking)
             p = float(row["p_holm"].iloc[0]) if len(row) else None
+            to_near = float(row["to_near"].iloc[0]) if len(row) else None
+            name_of = f"distance of {task_name(subject)} to {task_name(NEAR)} in {name}, blocks"
+            text = f"{to_near:.2f}" if len(row) else ""
+            found.add(
+                f"{architecture}.{subject}.to-parity", to_near, text, name_of, "grouping-distances", lacking=lacking
+            )
             label = f"corrected permutation p of {task_name(subject)} in {name}"
             key, text = f"{architecture}.{subject}.p", f"{p:.3f}" if len(row) else ""
             found.add(key, p, text, label, "grouping-distances", lacking=lacking)

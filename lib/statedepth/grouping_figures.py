@@ -75,7 +75,9 @@ def grouping(tables: Tables) -> Figure:
     caption = (
         f"How far {task_name(CLAIMED)}'s profile of rises is from Parity's (square) and from Dyck's (circle); a square left of "
         "its circle groups with Parity. In words: distance to Dyck less distance to Parity with its 95% t interval over "
-        "seeds, and the exact one-sided permutation p, Holm-corrected. " + _grouped(found) + _unlearned(tables)
+        "seeds, and the exact one-sided permutation p, Holm-corrected. "
+        + _grouped(found)
+        + _unlearned(tables, (CLAIMED, NEAR, FAR))
     )
     chart = rows_with_text(base, alt.layer(line, points))
     return Figure(themed(chart), "s3_grouping.grouping", caption, caption)
@@ -93,9 +95,10 @@ def _grouped(found: pd.DataFrame) -> str:
     return "The interval is " + "; ".join(f"{where} {names}" for where, names in said if names) + "."
 
 
-def _unlearned(tables: Tables) -> str:
-    """What no figure can show: cells of which no seed learned the task."""
+def _unlearned(tables: Tables, tasks: Iterable[str] = ()) -> str:
+    """What no figure can show: cells of which no seed learned the task, among the tasks of the figure (all if none named)."""
     table = tables["models"].query("length == trained_length")
+    table = table[table["task"].isin(tuple(tasks) or table["task"].unique())]
     cells = table.groupby(["architecture", "task"], sort=False).agg(some=("passed", "any"), best=("accuracy", "max"))
     names = [
         f"{NAMES[str(a)]} on {task_name(str(t))} (at best {best:.1%})"
@@ -161,7 +164,8 @@ def distance_map(tables: Tables) -> Figure:
         )
     caption = (
         "Distance between the profiles of every two tasks, in blocks of depth: dark is far. Framed, on the diagonal: the mean "
-        "distance between two seeds of one task, which is what chance alone makes of it. Bold: the 95% t interval over seeds "
+        "distance between two seeds of one task, which is what chance alone makes of it (empty: one seed learned it). Bold: the 95% t "
+        "interval over seeds "
         "lies above that. Tasks that group form a light square."
     ) + _unlearned(tables)
     chart = alt.vconcat(*panels) if panels else alt.Chart(pd.DataFrame()).mark_point()
@@ -217,25 +221,36 @@ def other_subjects(tables: Tables) -> Figure:
     panels = []
     for subject in [s for s in SUBJECTS if s in set(found["subject"])]:
         here = found[found["subject"] == subject]
-        panels.append(_differences(here, task_name(subject), "Dyck's distance less Parity's, in blocks"))
+        panels.append(_differences(here, task_name(subject), "Dyck's distance less Parity's, in blocks", found))
     caption = (
         "The same question of every task: its distance to Dyck less its distance to Parity, with pointwise 95% t intervals "
-        "over seeds. Right of zero is Parity's side."
+        "over seeds (none where one seed learned all three). Right of zero is Parity's side."
     ) + _unlearned(tables)
     chart = alt.vconcat(*panels) if panels else alt.Chart(pd.DataFrame()).mark_point()
     return Figure(themed(chart), "s3_grouping.subjects", caption, caption)
 
 
-def _differences(table: pd.DataFrame, title: str, axis: str) -> Any:
-    """Differences with intervals, a row per architecture, around a rule at zero; on a phone's width."""
-    base = alt.Chart(table).encode(y=alt.Y("name:N", sort=ARCHITECTURES, title=None), color=colour())
+def _differences(table: pd.DataFrame, title: str, axis: str, whole: pd.DataFrame) -> Any:
+    """Differences with intervals, a row per architecture, around a rule at zero; on the scale of the `whole` figure."""
+    x, y = _shared(whole, "difference", axis)
+    base = alt.Chart(table).encode(y=y, color=colour())
     tooltip = ["name:N", *(alt.Tooltip(f"{c}:Q", format="+.2f") for c in ("difference", "low", "high")), "n:Q"]
     layers = [
-        alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=GREY).encode(x=alt.X("zero:Q", title=None)),
-        base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=None), x2="high:Q"),
-        base.mark_point(size=60, filled=True, opacity=1).encode(x=alt.X("difference:Q", title=axis), tooltip=tooltip),
+        alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=GREY).encode(x=x("zero")),
+        base.mark_rule(strokeWidth=2, clip=True).encode(x=x("low"), x2="high:Q"),
+        base.mark_point(size=60, filled=True, opacity=1).encode(x=x("difference"), tooltip=tooltip),
     ]
-    return alt.layer(*layers).properties(width=225, height=alt.Step(18), title=title)
+    return alt.layer(*layers).properties(width=215, height=alt.Step(18), title=title)
+
+
+def _shared(whole: pd.DataFrame, value: str, title: str) -> tuple[Callable[[str], alt.X], alt.Y]:
+    """Axes that all panels of a figure share: x to the outermost value, intervals of few seeds cut; y with every name."""
+    low, high = min(0.0, whole[value].min()), whole[value].max()
+    room = 0.35 * (high - low)
+    scale = alt.Scale(domain=[low - room if low < 0 or whole["low"].min() < 0 else 0.0, high + room], nice=True)
+    names = [name for name in ARCHITECTURES if name in set(whole["name"])]
+    y = alt.Y("name:N", sort=names, title=None, scale=alt.Scale(domain=names))
+    return lambda column: alt.X(f"{column}:Q", title=title, scale=scale), y
 
 
 def pairs_apart(tables: Tables) -> Figure:
@@ -244,21 +259,21 @@ def pairs_apart(tables: Tables) -> Figure:
     found = found.fillna({"low": found["distance"], "high": found["distance"]})
     panels = []
     for pair, here in found.groupby("pair", sort=False):
-        base = alt.Chart(here).encode(y=alt.Y("name:N", sort=ARCHITECTURES, title=None))
+        x, y = _shared(found, "distance", DEPTH)
+        base = alt.Chart(here).encode(y=y)
         tooltip = ["name:N", *(alt.Tooltip(f"{c}:Q", format=".2f") for c in ("distance", "low", "high", "floor", "p"))]
         layers = [
-            base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=None), x2="high:Q", color=colour()),
-            base.mark_tick(thickness=3, height=14, color=GREY).encode(x=alt.X("floor:Q", title=None)),
-            base.mark_point(size=60, filled=True, opacity=1).encode(
-                x=alt.X("distance:Q", title=DEPTH), color=colour(), tooltip=tooltip
-            ),
+            base.mark_rule(strokeWidth=2, clip=True).encode(x=x("low"), x2="high:Q", color=colour()),
+            base.mark_tick(thickness=3, height=14, color=GREY).encode(x=x("floor")),
+            base.mark_point(size=60, filled=True, opacity=1).encode(x=x("distance"), color=colour(), tooltip=tooltip),
         ]
         a, b = (profile_name(label) for label in str(pair).split("/"))
         title = alt.TitleParams(f"{a} and {b}", subtitle=here["meaning"].iloc[0], subtitleFontSize=12)
-        panels.append(alt.layer(*layers).properties(width=225, height=alt.Step(18), title=title))
+        panels.append(alt.layer(*layers).properties(width=215, height=alt.Step(18), title=title))
     caption = (
-        "Distance between two tasks that differ in one thing (colour, with its pointwise 95% t interval over seeds) beside the "
-        "mean distance between two seeds of one task (grey tick)."
+        "Distance between two tasks that differ in one thing (colour, with its pointwise 95% t interval over seeds, cut where "
+        "it leaves the figure) beside the mean distance between two seeds of one task (grey tick). A point without an "
+        "interval is of one seed."
     ) + _unlearned(tables)
     chart = alt.vconcat(*panels) if panels else alt.Chart(pd.DataFrame()).mark_point()
     return Figure(themed(chart), "s3_grouping.confounds", caption, caption)
@@ -271,7 +286,7 @@ def readings(tables: Tables) -> Figure:
     found = found.fillna({"low": found["difference"], "high": found["difference"]})
     panels = []
     for reading, here in found.groupby("reading", sort=False):
-        panels.append(_differences(here, str(reading), "Dyck's distance less Parity's, in blocks"))
+        panels.append(_differences(here, str(reading), "Dyck's distance less Parity's, in blocks", found))
     caption = (
         f"{task_name(CLAIMED)}'s distance to Dyck less its distance to Parity by each reading of the same profiles, with pointwise "
         "95% t intervals over seeds; the claim is judged by the first. The second is the first less what is there because the "
@@ -310,16 +325,18 @@ def other_targets(tables: Tables) -> Figure:
         alt.layer(*layers, data=lines)
         .properties(width=62, height=70)
         .facet(
-            row=alt.Row(
-                "name:N", sort=ARCHITECTURES, title=None, header=alt.Header(labelOrient="top", labelAnchor="start")
-            ),
+            row=alt.Row("name:N", sort=ARCHITECTURES, title=None, header=alt.Header(labelOrient="left")),
             column=alt.Column("row:N", sort=order, title=None, header=alt.Header(labelFontSize=12)),
             spacing={"row": 4, "column": 6},
         )
     )
     effect = target_effect(tables)
     known = effect.dropna(subset=["p_holm"])
-    moved = [NAMES[row["architecture"]] for _, row in known.iterrows() if row["p_holm"] < 0.05]
+    moved = [
+        f"{NAMES[row['architecture']]} (by {row['excess']:.2f} blocks, corrected p = {row['p_holm']:.4f})"
+        for _, row in known.iterrows()
+        if row["p_holm"] < 0.05
+    ]
     told = f"moves the depths in {', '.join(moved) or 'no architecture'}" if len(known) else "could not be tested"
     caption = (
         "Readability of each variable of one stream of bracket strings, by site: in models trained on that variable (colour) and "
@@ -341,7 +358,7 @@ def convolution(tables: Tables) -> Figure:
     tasks = [task_name(t) for t in _in_order(tables["conv"]["task"])]
     for (name, edit), here in means.groupby(["name", "edit"], sort=False):
         base = alt.Chart(here).encode(
-            x=alt.X("where:N", sort=order, title=None, axis=alt.Axis(labelAngle=0)),
+            x=alt.X("where:N", sort=order, title="block edited", axis=alt.Axis(labelAngle=0)),
             y=alt.Y("row:N", sort=tasks, title=None),
         )
         fill = base.mark_rect(stroke="white", strokeWidth=2).encode(
@@ -372,7 +389,12 @@ def convolution(tables: Tables) -> Figure:
         "Per cent of the way down to the majority class that the task falls when the convolution of one block, or of all, is "
         "edited; mean over seeds. Distance of S₃'s row to Dyck's less that to Parity's, with one block edited to its current "
         f"token: {order_text or 'not tested'}."
-    ) + _unlearned(tables)
+    )
+    convolving = {
+        **tables,
+        "models": tables["models"][tables["models"]["architecture"].isin(tables["conv"]["architecture"])],
+    }
+    caption += _unlearned(convolving)
     chart = alt.vconcat(*panels) if panels else alt.Chart(pd.DataFrame()).mark_point()
     return Figure(themed(chart), "s3_grouping.convolution", caption, caption)
 

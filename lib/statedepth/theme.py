@@ -77,7 +77,7 @@ def complete(table: pd.DataFrame, panels: list[str]) -> pd.DataFrame:
 
 def rows_with_text(base: alt.Chart, mark: Any) -> alt.LayerChart:
     """Rows on a phone's width: what a row says (column `text`) stands over its mark, in place of an axis."""
-    text = base.mark_text(align="left", dx=2, dy=-7, fontSize=12, color=GREY).encode(x=alt.value(0), text="text:N")
+    text = base.mark_text(align="left", dx=2, dy=-7, fontSize=11, color=GREY).encode(x=alt.value(0), text="text:N")
     return (text + mark).properties(width=325, height=alt.Step(32))
 
 
