@@ -190,13 +190,13 @@ def test_parts_tell_the_confounds_apart():
     assert next(p.text for p in verdict.parts if p.key == "mamba.far").endswith(" blocks")
     # five models of one state: the least p is 2 / 32, over .05, so that the interval decides
     assert part(verdict, "mamba.S3 sign/S3 coset") is True
-    wide = grouping.confounds(grouping_tables(shapes)).query("pair == 'S3 sign/S3 coset'").iloc[0]
+    wide = grouping.confounds(grouping.distances(grouping_tables(shapes))).query("pair == 'S3 sign/S3 coset'").iloc[0]
     assert grouping._apart({**wide, "low": 0.0, "high": 0.6, "floor": 0.4, "testable": False}) is None
     assert grouping._apart({**wide, "low": 0.0, "high": 0.4, "floor": 0.4, "testable": False}) is False
     assert "by its interval" in next(p.text for p in verdict.parts if p.key == "mamba.S3 sign/S3 coset")
     assert part(verdict, "mamba.dyck-1-4/dyck-2-4") is False
     assert part(verdict, "mamba.far") is True and part(verdict_of(dict.fromkeys(EVERYWHERE, FLAT)), "gru.far") is False
-    found = grouping.confounds(grouping_tables(shapes)).set_index(["architecture", "pair"])
+    found = grouping.confounds(grouping.distances(grouping_tables(shapes))).set_index(["architecture", "pair"])
     assert found.loc[("mamba", "S3 sign/S3 coset"), "p"] == pytest.approx(2 / 32)
     assert found.loc[("mamba", "S3/Z6"), "p"] == pytest.approx(2 / 252)
     assert found.loc[("mamba", "S3/Z6"), "distance"] > 1 > found.loc[("gru", "S3/Z6"), "distance"]
@@ -207,7 +207,7 @@ def test_to_find_nothing_with_seeds_that_differ_is_not_to_find_them_alike():
     rng, made = np.random.default_rng(0), grouping_tables(EVERYWHERE)
     for task in ("S3", "Z6"):
         made = shares_edited(made, task, "gru", rng.dirichlet(np.ones(4) / 4, 5))
-    row = grouping.confounds(made).query("architecture == 'gru' and pair == 'S3/Z6'").iloc[0]
+    row = grouping.confounds(grouping.distances(made)).query("architecture == 'gru' and pair == 'S3/Z6'").iloc[0]
     assert row["p_holm"] > 0.05 and row["high"] > row["floor"] + grouping.FAR_APART
     assert part(grouping.verdict(made), "gru.S3/Z6") is None
 
@@ -249,8 +249,8 @@ def test_a_difference_at_its_bound_says_on_which_side_of_dyck_a_task_is_and_no_m
         row = (
             grouping.contrasts(made).query("reading == 'pooled' and architecture == 'gru' and subject == 'S3'").iloc[0]
         )
-        seen[name] = row["difference"], row["ceiling"], row["to_near"], " ".join(grouping.verdict(made).reasons)
-    assert all(difference == pytest.approx(ceiling) for difference, ceiling, _, _ in seen.values())
+        seen[name] = row["difference"], row["bound"], row["to_near"], " ".join(grouping.verdict(made).reasons)
+    assert all(difference == pytest.approx(bound) for difference, bound, _, _ in seen.values())
     assert seen["far"][2] > 4 * seen["near"][2]
     assert all("its bound" in reasons and "not where Parity is" in reasons for *_, reasons in seen.values())
     assert "its bound" not in " ".join(verdict_of({**NOWHERE}).reasons)
@@ -258,15 +258,16 @@ def test_a_difference_at_its_bound_says_on_which_side_of_dyck_a_task_is_and_no_m
 
 def test_what_one_tap_can_learn_is_said_of_whole_cells():
     made = grouping_tables(EVERYWHERE)["retrained"]
-    assert grouping.learned(made, "all") == "none" and "Mamba on S₃" in grouping.learned(made, "none")
-    some = made.assign(passed=(made["taps"] == 4) | (made["seed"] == 0))
-    assert grouping.learned(some, "none") == "none" and grouping.learned(some, "all") == "none"
+    every = "Mamba on Parity, Mamba on S₃, Mamba on Dyck-(2,4)"
+    assert grouping.with_one_tap(made) == f"With one tap every seed learned it of none, and no seed of {every}"
+    some = made.assign(passed=(made["task"] == "S3") | (made["seed"] == 0))
+    assert grouping.with_one_tap(some) == "With one tap every seed learned it of Mamba on S₃, and no seed of none"
 
 
 def test_an_architecture_that_groups_by_the_spread_of_seeds_alone_is_named():
     table = grouping.contrasts(grouping_tables(EVERYWHERE))
     table.loc[(table["reading"] == grouping.SPREAD) & (table["architecture"] == "gru"), "low"] = -0.1
-    assert grouping._how_much(table, list(NAMES)) == [
+    assert grouping._of_spread(table, list(NAMES)) == [
         "Less the spread of seeds, the interval of the difference holds 0 in GRU."
     ]
 

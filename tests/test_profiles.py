@@ -546,6 +546,8 @@ def test_nearer_gives_the_matched_differences_and_the_exact_p_of_all_pairs():
     matched = [d(s, f) - d(s, n) for s, n, f in zip(subject, near, far, strict=True)]
     expected = profiles.mean_interval(np.array(matched))
     assert (found.difference.estimate, found.difference.low) == pytest.approx((expected.estimate, expected.low))
+    assert found.bound == pytest.approx(np.mean([d(n, f) for n, f in zip(near, far, strict=True)]))
+    assert found.difference.estimate <= found.bound
 
     def excess(one, other):
         return np.mean([d(s, f) for s in subject for f in one]) - np.mean([d(s, n) for s in subject for n in other])
@@ -565,10 +567,13 @@ def test_nearer_finds_what_was_planted_and_leaves_out_seeds_that_are_not_numbers
     turned = profiles.nearer(subject, far, near)
     assert turned.p == 1 and turned.difference.excludes_zero(-1)
     near[1] = far[4] = math.nan
-    assert profiles.nearer(subject, near, far).difference.n == 3
+    left = profiles.nearer(subject, near, far)
+    rows = [0, 2, 3]
+    assert left.difference.n == 3
+    assert left.bound == pytest.approx(np.diag(profiles.wasserstein(near[rows], far[rows])).mean())
     near[:] = math.nan
     empty = profiles.nearer(subject, near, far)
-    assert math.isnan(empty.p) and empty.difference.n == 0
+    assert math.isnan(empty.p) and math.isnan(empty.bound) and empty.difference.n == 0
 
 
 def test_apart_is_the_exact_test_of_the_energy_statistic():

@@ -91,44 +91,33 @@ def contrasts(tables: Tables) -> pd.DataFrame:
                 continue
             where = {"reading": reading, "architecture": architecture, "subject": subject}
             row = where | _of_nearer(profiles.nearer(*groups))  # type: ignore[arg-type]
-            row["ceiling"] = _ceiling(*groups)  # type: ignore[arg-type]
             rows.append(row)
             if reading == "pooled":
                 moved = {column: row[column] - row["spread"] for column in ("difference", "low", "high")}
                 rows.append({**row, **moved, "reading": SPREAD, "p": np.nan, "least_p": np.nan})
-    columns = ["reading", "architecture", "subject", *NEARER, "ceiling"]
+    columns = ["reading", "architecture", "subject", *NEARER]
     return _corrected(pd.DataFrame(rows, columns=columns), ["reading", "subject"])
 
 
-def _ceiling(subject: np.ndarray, near: np.ndarray, far: np.ndarray) -> float:
-    """d(near, far), over the matched seeds of `profiles.nearer`: no difference can be larger (triangle inequality).
-
-    It is reached wherever the subject lies beyond `near`, as seen from `far`: how far beyond, the difference cannot say.
-    """
-    n = min(map(len, (subject, near, far)))
-    matched = np.diag(profiles.wasserstein(near[:n], far[:n]))[np.isfinite(subject[:n]).all(1)]
-    matched = matched[np.isfinite(matched)]
-    return float(matched.mean()) if len(matched) else np.nan
-
-
-NEARER = ("to_near", "to_far", "difference", "low", "high", "n", "p", "least_p", "spread")
+NEARER = ("to_near", "to_far", "difference", "low", "high", "n", "p", "least_p", "spread", "bound")
 
 
 def _of_nearer(found: profiles.Nearer) -> dict[str, float]:
     values = (found.to_near.estimate, found.to_far.estimate, found.difference.estimate, found.difference.low)
-    rest = (found.difference.high, found.difference.n, found.p, found.least_p, found.spread)
+    rest = (found.difference.high, found.difference.n, found.p, found.least_p, found.spread, found.bound)
     return dict(zip(NEARER, (*values, *rest), strict=True))
 
 
 def _corrected(table: pd.DataFrame, family: list[str]) -> pd.DataFrame:
-    of_family = table.groupby(family)["p"] if len(table) else None
-    table["p_holm"] = [] if of_family is None else of_family.transform(lambda p: profiles.holm(p.to_numpy()))
-    if of_family is None:
-        return table.assign(testable=[])
-    # of Holm's steps: what one row could come to where all of its family come to their least
-    least = table.groupby(family)["least_p"].transform(lambda p: profiles.holm(p.to_numpy()))
-    table["testable"] = least < LEVEL
-    return table
+    """Holm's correction over each family, and whether any data could have brought a row's corrected p under `LEVEL`."""
+    if not len(table):
+        return table.assign(p_holm=[], testable=[])
+
+    def corrected(column: str) -> pd.Series:
+        return table.groupby(family)[column].transform(lambda p: profiles.holm(p.to_numpy()))
+
+    # in Holm's steps, a row comes to its least where all of its family come to theirs
+    return table.assign(p_holm=corrected("p"), testable=corrected("least_p") < LEVEL)
 
 
 def conv_contrasts(tables: Tables) -> pd.DataFrame:
@@ -188,9 +177,8 @@ def profile_name(label: str) -> str:
     return f"{task_name(task)} {variable}".strip()
 
 
-def confounds(tables: Tables) -> pd.DataFrame:
-    """The pairs that differ in one thing, from the table of distances: `p_holm` over the architectures of a pair."""
-    table = distances(tables)
+def confounds(table: pd.DataFrame) -> pd.DataFrame:
+    """The pairs that differ in few things, from the table of `distances`: `p_holm` over the architectures of a pair."""
     rows = []
     for pair, meaning in PAIRS.items():
         labels = {_label(*which) for which in pair}
@@ -232,13 +220,14 @@ def target_effect(tables: Tables) -> pd.DataFrame:
     return table.assign(p_holm=profiles.holm(table["p"].to_numpy(dtype=float)))
 
 
-def learned(retrained: pd.DataFrame, how_many: str) -> str:
-    """Models with one tap whose seeds all learned the task (`all`), or did not one (`none`), in words."""
-    found = []
-    for (architecture, task), cell in retrained.query("taps == 1").groupby(["architecture", "task"], sort=False):
-        if cell["passed"].all() if how_many == "all" else not cell["passed"].any():
-            found.append(f"{NAMES[str(architecture)]} on {task_name(str(task))}")
-    return ", ".join(found) or "none"
+def with_one_tap(retrained: pd.DataFrame) -> str:
+    """In words: which tasks every seed learned with one tap in the convolution, and which none did."""
+    passed = retrained.query("taps == 1").groupby(["architecture", "task"], sort=False)["passed"]
+
+    def listed(which: pd.Series) -> str:
+        return ", ".join(f"{NAMES[a]} on {task_name(t)}" for a, t in which[which].index) or "none"
+
+    return f"With one tap every seed learned it of {listed(passed.all())}, and no seed of {listed(~passed.any())}"
 
 
 # ---- the criterion ----------------------------------------------------------------------------------------------------
@@ -260,56 +249,32 @@ def verdict(tables: Tables) -> Verdict:
     thing are apart (`_apart`); whether any two tasks are `FAR_APART` (`_far`); and whether another target moves the
     depths.
     """
-    found = contrasts(tables)
+    found, apart = contrasts(tables), distances(tables)
     pooled = found[found["reading"] == "pooled"]
     claimed = pooled[(pooled["subject"] == CLAIMED) & (pooled["n"] >= 2)]
     run = [a for a in NAMES if a in set(tables["models"]["architecture"])]
     provisional = bool(len(claimed) == 0 or claimed["n"].min() < MIN_SEEDS or len(run) < len(NAMES))
     tested = [a for a in NAMES if a in set(claimed["architecture"])]
-    parts, groups = [], []
-    for architecture, name in NAMES.items():
-        for subject in SUBJECTS:
-            rows = pooled[
-                (pooled["architecture"] == architecture) & (pooled["subject"] == subject) & (pooled["n"] >= 2)
-            ]
-            holds = _over_zero(rows.iloc[0]) if len(rows) else None
-            text = f"in {name}, {task_name(subject)} is nearer to {task_name(NEAR)} than to {task_name(FAR)}"
-            text += _by_interval(rows.iloc[0]) if len(rows) else ""
-            parts.append(Part(f"{architecture}.{subject}", text, holds))
-            if subject == CLAIMED and holds:
-                groups.append(architecture)
-    conv_parts, conv_holds = [], None
-    for row in conv_contrasts(tables).to_dict("records"):
-        if row["edit"] != CONV_EDIT or row["n"] < 2:
-            continue
-        holds = _over_zero(row)
-        conv_holds = holds if row["architecture"] == "mamba" else conv_holds
-        text = f"the convolution of {NAMES[row['architecture']]} is needed for S₃ as for Parity rather than as for Dyck"
-        text += _by_interval(row)
-        conv_parts.append(Part(f"{row['architecture']}.conv", text, holds))
-    parts += conv_parts
-    for row in confounds(tables).to_dict("records"):
-        a, b = (profile_name(label) for label in row["pair"].split("/"))
-        said = f"in {NAMES[row['architecture']]}, {a} and {b} are apart" + _by_interval(row)
-        parts.append(Part(f"{row['architecture']}.{row['pair']}", said, _apart(row)))
-    for which, cell in distances(tables).groupby("architecture", sort=False):
-        parts.append(_far(str(which), cell))
-    for row in target_effect(tables).to_dict("records"):
-        text = f"in {NAMES[row['architecture']]}, the target moves the depth at which variables of the same strings are read"
-        text += f" (without {row['undefined']}, undefined in some models)" if row["undefined"] else ""
-        moved = None if np.isnan(row["p_holm"]) else bool(row["p_holm"] < LEVEL)
-        parts.append(Part(f"{row['architecture']}.target", text, moved))
+    parts = _parts(pooled, apart, conv_contrasts(tables), target_effect(tables))
+    holds = {part.key: part.holds for part in parts}
+    groups = [a for a in tested if holds[f"{a}.{CLAIMED}"]]
     if not {CLAIMED, NEAR, FAR} <= set(tables["models"]["task"]):
         reasons = [f"This run does not have all of {', '.join(map(task_name, (CLAIMED, NEAR, FAR)))}."]
         return Verdict("s3_grouping", "formal", "not tested", True, reasons, parts)
     conv_measured = "conv" in tables and "mamba" in set(tables["conv"]["architecture"])
-    outcome, reasons = _outcome(tested, groups, conv_holds, conv_measured)
-    reasons += _how_much(found, groups)
-    small = set(pooled.loc[(pooled["subject"] == CLAIMED) & (pooled["difference"] < SMALL), "architecture"])
-    if small & set(groups):
-        without = _outcome(tested, [a for a in groups if a not in small], conv_holds, conv_measured)[0]
+    outcome, reasons = _outcome(tested, groups, holds.get("mamba.conv"), conv_measured)
+    rows = pooled[(pooled["subject"] == CLAIMED) & pooled["architecture"].isin(groups)]
+    small = rows[rows["difference"] < SMALL]
+    for _, row in small.iterrows():
+        size = interval_text(row)
+        reasons.append(
+            f"In {NAMES[row['architecture']]} the difference counts by the criterion but is small, {size} blocks."
+        )
+    if len(small):
+        large = [a for a in groups if a not in set(small["architecture"])]
+        without = _outcome(tested, large, holds.get("mamba.conv"), conv_measured)[0]
         reasons.append(f"Were it not counted, the outcome would be: {without}.")
-    reasons += _beyond(found, distances(tables), groups)
+    reasons += _of_spread(found, groups) + _beyond(rows, apart)
     lacking = [a for a in run if a not in tested]
     if lacking and tested:
         reasons.append(f"Not tested, for want of two seeds that learned all three tasks: {_listed(lacking)}.")
@@ -323,6 +288,32 @@ def verdict(tables: Tables) -> Verdict:
         for _, row in claimed.iterrows()
     ]
     return Verdict("s3_grouping", "formal", outcome, provisional, reasons, parts, deciding)
+
+
+def _parts(pooled: pd.DataFrame, apart: pd.DataFrame, conv: pd.DataFrame, effect: pd.DataFrame) -> list[Part]:
+    """Every statement of the criterion and of our own findings, from the tables of this module."""
+    parts = []
+    enough = {(row["architecture"], row["subject"]): row for row in pooled[pooled["n"] >= 2].to_dict("records")}
+    for architecture, name in NAMES.items():
+        for subject in SUBJECTS:
+            text = f"in {name}, {task_name(subject)} is nearer to {task_name(NEAR)} than to {task_name(FAR)}"
+            row = enough.get((architecture, subject))
+            text += _by_interval(row) if row else ""
+            parts.append(Part(f"{architecture}.{subject}", text, _over_zero(row) if row else None))
+    for row in conv[(conv["edit"] == CONV_EDIT) & (conv["n"] >= 2)].to_dict("records"):
+        text = f"the convolution of {NAMES[row['architecture']]} is needed for S₃ as for Parity rather than as for Dyck"
+        parts.append(Part(f"{row['architecture']}.conv", text + _by_interval(row), _over_zero(row)))
+    for row in confounds(apart).to_dict("records"):
+        a, b = (profile_name(label) for label in row["pair"].split("/"))
+        text = f"in {NAMES[row['architecture']]}, {a} and {b} are apart" + _by_interval(row)
+        parts.append(Part(f"{row['architecture']}.{row['pair']}", text, _apart(row)))
+    parts += [_far(str(which), cell) for which, cell in apart.groupby("architecture", sort=False)]
+    for row in effect.to_dict("records"):
+        text = f"in {NAMES[row['architecture']]}, the target moves the depth at which variables of the same strings are read"
+        text += f" (without {row['undefined']}, undefined in some models)" if row["undefined"] else ""
+        moved = None if np.isnan(row["p_holm"]) else bool(row["p_holm"] < LEVEL)
+        parts.append(Part(f"{row['architecture']}.target", text, moved))
+    return parts
 
 
 def _over_zero(row: Any) -> bool:
@@ -370,35 +361,24 @@ def _far(architecture: str, table: pd.DataFrame) -> Part:
     return Part(f"{architecture}.far", text, False if len(pairs) and (pairs["high"] < FAR_APART).all() else None)
 
 
-def _how_much(found: pd.DataFrame, groups: list[str]) -> list[str]:
-    """What a reader must know of the architectures that group: where the difference is small, or only one of spread."""
-    rows = found[(found["subject"] == CLAIMED) & found["architecture"].isin(groups)]
-    pooled, less = (rows[rows["reading"] == reading] for reading in ("pooled", SPREAD))
-    small = pooled[pooled["difference"] < SMALL]
-    reasons = [
-        f"In {NAMES[row['architecture']]} the difference counts by the criterion but is small, {interval_text(row)} blocks."
-        for _, row in small.iterrows()
-    ]
-    spread = [a for a in groups if a in set(less.loc[~(less["low"] > 0), "architecture"])]
-    if spread:
-        reasons.append(f"Less the spread of seeds, the interval of the difference holds 0 in {_listed(spread)}.")
-    return reasons
+def _of_spread(found: pd.DataFrame, groups: list[str]) -> list[str]:
+    """Which architectures group only because the seeds of one task differ more than those of the other."""
+    less = found[(found["subject"] == CLAIMED) & (found["reading"] == SPREAD) & ~(found["low"] > 0)]
+    named = [a for a in groups if a in set(less["architecture"])]
+    return [f"Less the spread of seeds, the interval of the difference holds 0 in {_listed(named)}."] if named else []
 
 
-def _beyond(found: pd.DataFrame, apart: pd.DataFrame, groups: list[str]) -> list[str]:
-    """What the difference cannot say: how near S3 itself is to Parity."""
-    rows = found[(found["reading"] == "pooled") & (found["subject"] == CLAIMED) & found["architecture"].isin(groups)]
-    full = rows.loc[rows["difference"] > 0.99 * rows["ceiling"], "architecture"].tolist()
+def _beyond(rows: pd.DataFrame, apart: pd.DataFrame) -> list[str]:
+    """What the difference cannot say, of the architectures in `rows` that group: how near S3 itself is to Parity."""
+    full = rows.loc[rows["difference"] > 0.99 * rows["bound"], "architecture"].tolist()
     reasons = []
     if full:
         reasons.append(
             f"In {_listed(full)} the difference is as large as d(Parity, Dyck), its bound: S₃ lies on Parity's side of "
             "Dyck, and the difference says no more than that."
         )
-    to_near = apart[
-        (apart["a"].isin([CLAIMED, NEAR])) & (apart["b"].isin([CLAIMED, NEAR])) & (apart["a"] != apart["b"])
-    ]
-    other = to_near[(to_near["low"] > to_near["floor"]) & to_near["architecture"].isin(groups)]
+    both = apart[apart["a"].isin([CLAIMED, NEAR]) & apart["b"].isin([CLAIMED, NEAR]) & (apart["a"] != apart["b"])]
+    other = both[(both["low"] > both["floor"]) & both["architecture"].isin(rows["architecture"])]
     if len(other):
         each = [
             f"{NAMES[row['architecture']]} ({row['distance']:.2f} blocks; {row['floor']:.2f} between seeds)"
@@ -517,7 +497,7 @@ def numbers(tables: Tables) -> Numbers:
             label = f"corrected permutation p of {task_name(subject)} in {name}"
             key, text = f"{architecture}.{subject}.p", f"{p:.3f}" if len(row) else ""
             found.add(key, p, text, label, "grouping-distances", lacking=lacking)
-    apart = {(row["architecture"], row["pair"]): row for row in confounds(tables).to_dict("records")}
+    apart = {(row["architecture"], row["pair"]): row for row in confounds(distances(tables)).to_dict("records")}
     for architecture, name in NAMES.items():
         for pair in ("/".join(_label(*which) for which in both) for both in PAIRS):
             result: Any = apart.get((architecture, pair), {"distance": None, "low": np.nan, "high": np.nan, "n": 0})

@@ -77,7 +77,7 @@ def grouping(tables: Tables) -> Figure:
         "its circle groups with Parity. In words: distance to Dyck less distance to Parity with its 95% t interval over "
         "seeds, and the exact one-sided permutation p, Holm-corrected. "
         + _grouped(found)
-        + _unlearned(tables, (CLAIMED, NEAR, FAR))
+        + _unlearned(tables, task=(CLAIMED, NEAR, FAR))
     )
     chart = rows_with_text(base, alt.layer(line, points))
     return Figure(themed(chart), "s3_grouping.grouping", caption, caption)
@@ -95,10 +95,11 @@ def _grouped(found: pd.DataFrame) -> str:
     return "The interval is " + "; ".join(f"{where} {names}" for where, names in said if names) + "."
 
 
-def _unlearned(tables: Tables, tasks: Iterable[str] = ()) -> str:
-    """What no figure can show: cells of which no seed learned the task, among the tasks of the figure (all if none named)."""
+def _unlearned(tables: Tables, **shown: Iterable[str]) -> str:
+    """What no figure can show: cells of which no seed learned the task; `shown` has the `task` or `architecture` of it."""
     table = tables["models"].query("length == trained_length")
-    table = table[table["task"].isin(tuple(tasks) or table["task"].unique())]
+    for column, values in shown.items():
+        table = table[table[column].isin(list(values))]
     cells = table.groupby(["architecture", "task"], sort=False).agg(some=("passed", "any"), best=("accuracy", "max"))
     names = [
         f"{NAMES[str(a)]} on {task_name(str(t))} (at best {best:.1%})"
@@ -254,8 +255,8 @@ def _shared(whole: pd.DataFrame, value: str, title: str) -> tuple[Callable[[str]
 
 
 def pairs_apart(tables: Tables) -> Figure:
-    """Are tasks that differ in one thing alone apart by more than two seeds of one task are?"""
-    found = _named(confounds(tables).dropna(subset=["distance"]))
+    """Are tasks that differ in few things apart by more than two seeds of one task are?"""
+    found = _named(confounds(distances(tables)).dropna(subset=["distance"]))
     found = found.fillna({"low": found["distance"], "high": found["distance"]})
     panels = []
     for pair, here in found.groupby("pair", sort=False):
@@ -271,7 +272,7 @@ def pairs_apart(tables: Tables) -> Figure:
         title = alt.TitleParams(f"{a} and {b}", subtitle=here["meaning"].iloc[0], subtitleFontSize=12)
         panels.append(alt.layer(*layers).properties(width=215, height=alt.Step(18), title=title))
     caption = (
-        "Distance between two tasks that differ in one thing (colour, with its pointwise 95% t interval over seeds, cut where "
+        "Distance between two tasks that differ in few things (colour, with its pointwise 95% t interval over seeds, cut where "
         "it leaves the figure) beside the mean distance between two seeds of one task (grey tick). A point without an "
         "interval is of one seed."
     ) + _unlearned(tables)
@@ -389,12 +390,7 @@ def convolution(tables: Tables) -> Figure:
         "Per cent of the way down to the majority class that the task falls when the convolution of one block, or of all, is "
         "edited; mean over seeds. Distance of S₃'s row to Dyck's less that to Parity's, with one block edited to its current "
         f"token: {order_text or 'not tested'}."
-    )
-    convolving = {
-        **tables,
-        "models": tables["models"][tables["models"]["architecture"].isin(tables["conv"]["architecture"])],
-    }
-    caption += _unlearned(convolving)
+    ) + _unlearned(tables, architecture=tables["conv"]["architecture"])
     chart = alt.vconcat(*panels) if panels else alt.Chart(pd.DataFrame()).mark_point()
     return Figure(themed(chart), "s3_grouping.convolution", caption, caption)
 

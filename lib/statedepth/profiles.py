@@ -222,6 +222,7 @@ class Nearer:
     p: float  # exact, one-sided
     least_p: float  # that any data could come to
     spread: float  # part of the difference that is there because seeds of one group differ more than those of the other
+    bound: float  # distance of the two groups, over the same seeds: no difference can be larger (triangle inequality)
 
 
 def nearer(subject: np.ndarray, near: np.ndarray, far: np.ndarray, distance: Distance = wasserstein) -> Nearer:
@@ -231,12 +232,14 @@ def nearer(subject: np.ndarray, near: np.ndarray, far: np.ndarray, distance: Dis
     independent difference. p is from the exact permutation that deals the models of both groups anew, all pairs of
     models taken: how often would a group dealt at random be nearer by as much? Its null is that both groups' profiles
     are alike. A distance between two models holds the differences between seeds too: `spread` is half the mean distance
-    between two seeds of `far`, less that of `near`.
+    between two seeds of `far`, less that of `near`. The difference is at its `bound` wherever the subject lies beyond
+    `near`, as seen from `far`: how far beyond, it cannot say.
     """
     n = min(map(len, (subject, near, far)))
     matched = [np.diag(distance(subject[:n], group[:n])) for group in (near, far)]
     kept = np.isfinite(matched[0]) & np.isfinite(matched[1])
     to_near, to_far = (values[kept] for values in matched)
+    bound = float(np.diag(distance(near[:n], far[:n]))[kept].mean()) if kept.any() else math.nan
     subject, near, far = (group[np.isfinite(group).all(1)] for group in (subject, near, far))
     p = least = math.nan
     if min(map(len, (subject, near, far))):
@@ -245,7 +248,7 @@ def nearer(subject: np.ndarray, near: np.ndarray, far: np.ndarray, distance: Dis
         p = permutation_p(to_each[: len(far)], to_each[len(far) :], 1)
     spread = (between_seeds(far, distance) - between_seeds(near, distance)) / 2
     return Nearer(
-        mean_interval(to_near), mean_interval(to_far), mean_interval(to_far - to_near), p, least, float(spread)
+        mean_interval(to_near), mean_interval(to_far), mean_interval(to_far - to_near), p, least, float(spread), bound
     )
 
 
