@@ -13,12 +13,12 @@ import torch
 from sklearn.linear_model import LogisticRegression
 
 from statedepth import models, tasks
+from statedepth.logistic import PENALTIES
 from statedepth.models import ModelSpec
 from statedepth.stream import stream
 from statedepth.tasks import SPLITS, Batch, Task
 from statedepth.training import Trained, untrained
 
-PENALTIES = (0.01, 1.0, 100.0)  # scikit-learn's C, the inverse strength; the same choice for every probe
 SHOWN_PENALTIES = (*PENALTIES, 1e4)  # at each of these alone the pooled profile is given too: does the choice matter?
 POOLED_POSITIONS = 4  # positions drawn from each sequence to fit a pooled probe; it is tested at all of them
 UNREADABLE = -1.0e9  # bias of a class that never occurs where the probe was fitted

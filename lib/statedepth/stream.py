@@ -87,3 +87,33 @@ def stream(
             handle.remove()
     if missed := [site for site in wanted if site not in ran]:
         raise RuntimeError(f"sites {missed} never ran: no forward pass of this model happened inside `stream`")
+
+
+@contextmanager
+def _skipped(blocks: Iterable[nn.Module]) -> Iterator[None]:
+    """Inside, these blocks hand on what they are given: what they would compute is about to be replaced."""
+    blocks = list(blocks)
+
+    def hand_on(block: nn.Module) -> Callable[..., Any]:
+        if isinstance(block, nn.RNNBase):  # these return their states too
+            return lambda h, *_args, **_kwargs: (h, None)
+        return lambda hidden_states, *_args, **_kwargs: hidden_states
+
+    try:
+        for block in blocks:
+            block.forward = hand_on(block)  # type: ignore[method-assign]
+        yield
+    finally:
+        for block in blocks:
+            del block.forward  # the class's own is behind it
+
+
+def run_from(model: nn.Module, site: int, h: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """(B, T, n_outputs) logits of the model with the stream at `site` set to `h` (B, T, D); the blocks before do not run.
+
+    The same as an edit that puts `h` in place of the stream, at the price of the later blocks alone, so that many
+    edits of one site can share a pass as further rows. `tokens` (B, T) are what `h` was made from; a model that reads
+    them by another route than the stream still does. ValueError as `stream` raises it.
+    """
+    with _skipped(list(models.blocks(model))[:site]), stream(model, edit={site: lambda _: h}):
+        return models.logits(model, tokens)
