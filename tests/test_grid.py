@@ -259,18 +259,18 @@ def test_other_weights_under_the_same_name_are_measured_anew(profiled):
 def test_other_code_measures_anew(monkeypatch, profiled):
     grid.obtain([run_of()], workers=1)
     grid.measure([cell_of()], workers=1)
-    monkeypatch.setattr(grid, "_code_digest", lambda: "of another version")
+    monkeypatch.setattr(grid, "_code_digest", lambda name: "of another version")
     grid.measure([cell_of()], workers=1)
     assert len(profiled) == 2
 
 
 def test_another_version_of_a_library_or_another_device_measures_anew(monkeypatch):
     grid.obtain([run_of()], workers=1)
-    here = grid._digest(cell_of(), "cpu")
-    assert grid._digest(cell_of(), "cuda") != here
-    before = grid._code_digest.__wrapped__()
+    here = grid._digest("profile", cell_of(), "cpu")
+    assert grid._digest("profile", cell_of(), "cuda") != here
+    before = grid._code_digest.__wrapped__("profile")
     monkeypatch.setattr(grid, "version", lambda name: "0" if name == "scikit-learn" else version(name))
-    assert grid._code_digest.__wrapped__() != before
+    assert grid._code_digest.__wrapped__("profile") != before
 
 
 def modules_behind(name):
@@ -283,17 +283,21 @@ def modules_behind(name):
     return found
 
 
-def test_the_digest_of_the_code_covers_every_module_that_a_measurement_imports(tmp_path, monkeypatch):
+BEHIND = {"profile": ["probes"], "attribution": ["conv"], "necessity": ["ablation"], "planted": ["ablation", "planted"], "patching": ["patching"]}  # fmt: skip
+
+
+@pytest.mark.parametrize("measurement", BEHIND)
+def test_the_digest_of_the_code_covers_every_module_that_a_measurement_imports(measurement, tmp_path, monkeypatch):
     """Each of them, with one more line, must give another digest; `files` only moves bytes."""
-    modules = modules_behind("probes") - {"files"}
-    assert modules >= {"probes", "stream", "models", "tasks"}
+    modules = set().union(*map(modules_behind, BEHIND[measurement]), modules_behind("training")) - {"files"}
+    assert modules >= {"stream", "models", "tasks"} and set(grid.CODE) == set(BEHIND)
     for path in Path(grid.__file__).parent.glob("*.py"):
         (tmp_path / path.name).write_bytes(path.read_bytes())
     monkeypatch.setattr(grid, "__file__", str(tmp_path / "grid.py"))
-    digests = {grid._code_digest.__wrapped__()}
+    digests = {grid._code_digest.__wrapped__(measurement)}
     for name in modules:
         (tmp_path / f"{name}.py").write_text((tmp_path / f"{name}.py").read_text() + "# changed\n")
-        digests.add(grid._code_digest.__wrapped__())
+        digests.add(grid._code_digest.__wrapped__(measurement))
     assert len(digests) == 1 + len(modules)
 
 

@@ -166,7 +166,10 @@ def expected_reading(fit, validation, test, n_classes):
     def right(probe, g, labels):
         return (probe(g).argmax(1) == labels).mean()
 
-    chosen = min(candidates, key=lambda probe: in_nats(probe, h_v, y_v))
+    best = min(probes, key=lambda probe: in_nats(probe, h_v, y_v))
+    rows = np.arange(len(y_v))
+    gain = np.log(best(h_v)[rows, y_v]) - np.log(candidates[0](h_v)[rows, y_v])
+    chosen = best if gain.mean() > 2 * gain.std(ddof=1) / np.sqrt(len(y_v)) else candidates[0]
     by_accuracy = max(probes, key=lambda probe: right(probe, h_v, y_v))
     bits = (in_nats(candidates[0], h_t, y_t) - in_nats(chosen, h_t, y_t)) / np.log(2)
     return right(chosen, h_t, y_t), (y_t == frequency.argmax()).mean(), bits, right(by_accuracy, h_t, y_t)

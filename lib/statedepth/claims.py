@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from statedepth import grouping
+from statedepth import causal, grouping
+from statedepth.causal import PREDICTIONS as OF_CAUSAL
 from statedepth.flip import PREDICTIONS as OF_FLIP
 from statedepth.flip import PUBLISHED_PROFILES, concentration_by_seed, contrasts, outcomes_by_reading
 from statedepth.flip import numbers as numbers_of_flip
@@ -30,8 +31,16 @@ from statedepth.verdicts import (
 
 # What notebooks reach through this module:
 __all__ = ["CLAIMS", "CRITERIA", "NAMES", "NOT_RUN", "NUMBERS", "PREDICTIONS", "PUBLISHED_PROFILES", "SOURCES", "THRESHOLD", "Number", "Tables", "concentration_by_seed", "contrasts", "flip", "grouping", "interval_text", "numbers", "outcomes_by_reading", "outcomes_of_predictions", "task_name"]  # fmt: skip
-CRITERIA: dict[str, Callable[[Tables], Verdict]] = {"flip": flip, "s3_grouping": grouping.verdict}
-PREDICTIONS: dict[str, tuple[Prediction, ...]] = {"flip": OF_FLIP, "s3_grouping": OF_GROUPING}
+CRITERIA: dict[str, Callable[[Tables], Verdict]] = {
+    "flip": flip,
+    "s3_grouping": grouping.verdict,
+    "causal_necessity": causal.verdict,
+}
+PREDICTIONS: dict[str, tuple[Prediction, ...]] = {
+    "flip": OF_FLIP,
+    "s3_grouping": OF_GROUPING,
+    "causal_necessity": OF_CAUSAL,
+}
 
 
 def numbers_of_speed(tables: Tables) -> dict[str, Number]:
@@ -82,6 +91,7 @@ def numbers_of_seed(tables: Tables) -> dict[str, Number]:
 NUMBERS: dict[str, Callable[[Tables], dict[str, Number]]] = {
     "flip": numbers_of_flip,
     "s3_grouping": grouping.numbers,
+    "causal_necessity": causal.numbers,
     "speed": numbers_of_speed,
     "seed": numbers_of_seed,
 }

@@ -22,7 +22,9 @@ TINY_VARIANCE = 1e-12  # of the largest: directions under it are rounding, not a
 TINY_MEAN = 1e-6  # of the activations' spread, or a correlation: class means closer than this are the same
 FLAT = 1e-9  # of the largest activation: a spread under it is rounding
 INLP_MARGIN = 0.01  # validation accuracy over the majority at which INLP is done
-INLP_PENALTY = 100.0  # scikit-learn's C of the probes that INLP goes through: the weakest of the refits', or they read on
+INLP_PENALTY = (
+    100.0  # scikit-learn's C of the probes that INLP goes through: the weakest of the refits', or they read on
+)
 INLP_TOLERANCE = 1e-4  # gradient per sample at which a probe of INLP is done: its next round mends what it missed
 
 
@@ -67,7 +69,9 @@ def _checked(h: Array, y: Array | None = None) -> tuple[torch.Tensor, torch.Tens
     """(T, n, D) float64 activations and (T, n) labels; T = 1 for one eraser. ValueError for what cannot be fitted on."""
     h = torch.as_tensor(h).detach().cpu()
     if h.ndim not in (2, 3) or len(h) < 2:
-        raise ValueError(f"h is {tuple(h.shape)}: must be (n, D), or (n, T, D) for an eraser of each position, with n > 1")
+        raise ValueError(
+            f"h is {tuple(h.shape)}: must be (n, D), or (n, T, D) for an eraser of each position, with n > 1"
+        )
     h = h.double()
     if not torch.isfinite(h).all():
         raise ValueError("h holds values that are not finite; an eraser of them means nothing: leave out those rows")
@@ -88,7 +92,12 @@ def _checked(h: Array, y: Array | None = None) -> tuple[torch.Tensor, torch.Tens
 
 
 def _finished(
-    h: torch.Tensor, left: torch.Tensor, right: torch.Tensor, method: str, single: bool, center: torch.Tensor | None = None
+    h: torch.Tensor,
+    left: torch.Tensor,
+    right: torch.Tensor,
+    method: str,
+    single: bool,
+    center: torch.Tensor | None = None,
 ) -> Eraser:
     """From (T, n, D) activations and (T, D, r), (T, r, D) factors whose unused columns are zero."""
     mean = h.mean(1) if center is None else center

@@ -22,7 +22,8 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from statedepth import conv, probes, training
+from statedepth import ablation, conv, patching, planted, probes, training
+from statedepth.ablation import NecessitySettings
 from statedepth.files import write_whole
 from statedepth.models import ModelSpec
 from statedepth.probes import ProbeSettings
@@ -134,6 +135,17 @@ def runs_of(values: Mapping[str, Any]) -> list[Run]:
     return runs
 
 
+def necessity_runs(values: Mapping[str, Any]) -> list[Run]:
+    """The runs that the parameters of claim 3 ask for: those of claim 1, where they are the same. ValueError as `cross`."""
+    train = {"length": values["length"], **({"steps": values["steps"]} if values["steps"] else {})}
+    size = {"d_model": values["d_model"], "n_layers": values["n_layers"]}
+    if values["n_layers"] < 2:
+        raise ValueError(
+            f"n_layers={values['n_layers']}: must be 2 or more; the test is judged at sites before the last"
+        )
+    return cross(values["tasks"], values["architectures"], values["seeds"], **size, **train)
+
+
 def at_hand(runs: Sequence[Run], every_seed: bool) -> tuple[list[Run], list[Run]]:
     """The runs to go on with, and those left out: seeds that have no checkpoint where another seed of the same has one.
 
@@ -153,8 +165,8 @@ def wanted(notebook: str, values: Mapping[str, Any]) -> tuple[list[Run], list[Ru
 
     Of claim 2, two seeds of the core tasks and one of all others: the repository must stay small, and every claim adds to it.
     """
-    if notebook == "flip":
-        runs = runs_of(values)
+    if notebook in ("flip", "causal_necessity"):
+        runs = runs_of(values) if notebook == "flip" else necessity_runs(values)
         return runs, runs
     parts = grouping_runs(values)
     runs = list(dict.fromkeys(run for part in parts.values() for run in part))
@@ -232,11 +244,115 @@ def _attribution(cell: ConvCell, device: str) -> pd.DataFrame:
     return conv.attribution(fetch(cell.run, device), cell.length, cell.n)
 
 
+@dataclass(frozen=True)
+class NecessityCell:
+    """The necessity test of one model at one length."""
+
+    run: Run
+    length: int
+    settings: NecessitySettings
+    beyond: bool  # a length over that of training: fewer methods (`ablation.PLAN_BEYOND`), no last site, no MLP
+
+
+def necessity_settings(values: Mapping[str, Any], beyond: bool) -> NecessitySettings:
+    """How much data the parameters of claim 3 ask for: at the training length, and half of it beyond. ValueError as there."""
+    full = NecessitySettings(
+        n_erase=values["n_erase"],
+        n_fit=values["n_fit"],
+        n_validation=values["n_fit"],
+        n_test=values["n_test"],
+        n_task=values["n_task"],
+        draws=values["draws"],
+        own_positions=values["own_positions"],
+    )
+    if not beyond:
+        return full
+    half = {
+        name: max(64, getattr(full, name) // 2) for name in ("n_erase", "n_fit", "n_validation", "n_test", "n_task")
+    }
+    return replace(full, **half, n_control=16, own_positions=max(2, full.own_positions // 2))
+
+
+def necessity_cells(run: Run, values: Mapping[str, Any]) -> list[NecessityCell]:
+    """At the training length of a run, and at each of its multiples in `beyond`. ValueError for one under 1 or not whole."""
+    cells = [NecessityCell(run, run.train.length, necessity_settings(values, False), False)]
+    longest = training.lengths_beyond(run.train.length)[-1]
+    for times in values["beyond"]:
+        length = round(times * run.train.length)
+        if not run.train.length < length <= longest:
+            raise ValueError(
+                f"beyond={values['beyond']}: multiples of the training length, over 1 and up to {longest / run.train.length:g}"
+            )
+        cells.append(NecessityCell(run, length, necessity_settings(values, True), True))
+    return cells
+
+
+def erase(cells: Sequence[NecessityCell], device: str = "cpu", workers: int = 0) -> list[pd.DataFrame]:
+    """`necessity.measure` of every cell, in order, as `measure` does."""
+    return _cached(_necessity, cells, device, workers, "erasing")
+
+
+def _necessity(cell: NecessityCell, device: str) -> pd.DataFrame:
+    trained = fetch(cell.run, device)
+    if not cell.beyond:
+        return ablation.measure(trained.model, trained.task, cell.length, cell.settings, mlp=True)
+    sites = list(range(1, cell.run.model.n_layers))
+    return ablation.measure(
+        trained.model, trained.task, cell.length, cell.settings, sites=sites, methods=ablation.PLAN_BEYOND
+    )
+
+
+@dataclass(frozen=True)
+class PlantedCell:
+    """The necessity test of a hand-built model, of which it is known what must come out."""
+
+    task: str
+    kind: str
+    length: int
+    settings: NecessitySettings
+
+
+def check_planted(cells: Sequence[PlantedCell], device: str = "cpu", workers: int = 0) -> list[pd.DataFrame]:
+    """The necessity test at sites 1 and 2 of every hand-built model, in order, with the outcome that is `expected`."""
+    return _cached(_planted, cells, device, workers, "testing the test")
+
+
+def _planted(cell: PlantedCell, _device: str) -> pd.DataFrame:
+    model = planted.Planted(named(cell.task), cell.kind)
+    methods = {"pooled": ("direction",), "each": ("direction", "mean projection", "LEACE", "INLP")}
+    given = {planted.CLEAN: [model.clean]} if cell.kind == "copy" else {}
+    found = ablation.measure(
+        model, model.task, cell.length, cell.settings, sites=[1, 2], methods=methods, given=given
+    ).assign(length=cell.length)
+    keys = zip(found["positions"], found["method"], strict=True)
+    return found.assign(expected=[planted.EXPECTED.get((cell.kind, *key), "") for key in keys])
+
+
+@dataclass(frozen=True)
+class PatchCell:
+    """Activation patching in one model."""
+
+    run: Run
+    length: int
+    n: int  # pairs of strings
+    n_erase: int  # strings that the eraser of the subspace is fitted on
+
+
+def patch(cells: Sequence[PatchCell], device: str = "cpu", workers: int = 0) -> list[pd.DataFrame]:
+    """`patching.measure` of every cell, in order, as `measure` does."""
+    return _cached(_patching, cells, device, workers, "patching")
+
+
+def _patching(cell: PatchCell, device: str) -> pd.DataFrame:
+    trained = fetch(cell.run, device)
+    return patching.measure(trained.model, trained.task, cell.length, cell.n, n_erase=cell.n_erase)
+
+
 def _cached(
     function: Callable[[Any, str], pd.DataFrame], cells: Sequence[Any], device: str, workers: int, label: str
 ) -> list[pd.DataFrame]:
     name = function.__name__.strip("_")
-    paths = [CACHE / "tables" / f"{name}-{_digest(cell, device)}.parquet" for cell in cells]
+    paths = [CACHE / "tables" / f"{name}-{_digest(name, cell, device)}.parquet" for cell in cells]
     todo = [
         (function, cell, path, device)
         for path, cell in dict(zip(paths, cells, strict=True)).items()
@@ -253,25 +369,39 @@ def _cached(
 def _measure_one(function: Callable[[Any, str], pd.DataFrame], cell: Any, path: Path, device: str) -> str:
     table = function(cell, device)
     write_whole(path, lambda draft: table.to_parquet(draft, index=False))
-    return f"{cell.run.key} {getattr(cell, 'variable', '')}"
+    what = getattr(cell, "variable", "") or getattr(cell, "length", "")
+    return f"{cell.run.key if hasattr(cell, 'run') else cell.kind} {what}"
 
 
-def _digest(cell: Cell | ConvCell, device: str) -> str:
-    weights = (PUBLISHED if source(cell.run) == "published" else CACHE / "checkpoints") / f"{cell.run.key}.json"
+def _digest(name: str, cell: Any, device: str) -> str:
+    weights = "hand-built"
+    if hasattr(cell, "run"):
+        folder = PUBLISHED if source(cell.run) == "published" else CACHE / "checkpoints"
+        weights = json.loads((folder / f"{cell.run.key}.json").read_text())["sha256"]
     parts = [
         json.dumps(asdict(cell), sort_keys=True),
-        json.loads(weights.read_text())["sha256"],
-        _code_digest(),
+        weights,
+        _code_digest(name),
         device,
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
 
 
+# What a measurement runs through, beside what all of them do.
+COMMON = ("tasks", "kernels", "scan", "mixers", "models", "training", "stream")
+CODE = {
+    "profile": ("logistic", "probes"),
+    "attribution": ("conv",),
+    "necessity": ("logistic", "erasers", "removal", "ablation"),
+    "planted": ("logistic", "erasers", "removal", "ablation", "planted"),
+    "patching": ("logistic", "erasers", "patching"),
+}
+
+
 @cache
-def _code_digest() -> str:
+def _code_digest(name: str) -> str:
     """Of all that a measurement runs through: a number is never older than the code and the libraries that make it."""
-    names = ("tasks", "kernels", "scan", "mixers", "models", "training", "stream", "probes", "conv")
-    own = [(Path(__file__).parent / f"{name}.py").read_bytes() for name in names]
+    own = [(Path(__file__).parent / f"{module}.py").read_bytes() for module in (*COMMON, *CODE[name])]
     libraries = [version(name).encode() for name in ("torch", "transformers", "scikit-learn", "numpy", "numba")]
     return hashlib.sha256(b"".join(own + libraries)).hexdigest()
 

@@ -12,6 +12,7 @@ import torch
 
 PENALTIES = (0.01, 1.0, 100.0)  # scikit-learn's C, the inverse strength; the same choice for every probe
 FLAT = 1e-5  # a feature whose spread is under this share of the activations' is constant: rounding, not a code
+SURE = 2.0  # standard errors of the difference in loss at which a probe is preferred to the constant
 LEAST = math.log(1e-9)  # log-probability that any answer gets: a class that the fit never saw must not decide a choice
 _ABSENT = -1e9  # logit of a class that the fit never saw
 _STEPS = 60  # of Newton; from the optimum of a stronger penalty about eight are enough
@@ -68,13 +69,22 @@ def fit(
         ridge[-1] = 1e-9  # the intercept: enough to keep the Hessian regular
 
         def loss(
-            theta: torch.Tensor, x1: torch.Tensor, picked: torch.Tensor, offset: torch.Tensor, ridge: torch.Tensor = ridge
+            theta: torch.Tensor,
+            x1: torch.Tensor,
+            picked: torch.Tensor,
+            offset: torch.Tensor,
+            ridge: torch.Tensor = ridge,
         ) -> tuple[torch.Tensor, torch.Tensor]:
             log_p = torch.log_softmax(x1 @ theta @ basis.T + offset, 2)
             return -(log_p * picked).sum((1, 2)) + (ridge[:, None] * theta**2).sum((1, 2)) / 2, log_p
 
         active = torch.arange(n_problems)
-        a, single, picked, shut = x1, x1_single, target, offset  # of the problems that go on; copied only where some end
+        a, single, picked, shut = (
+            x1,
+            x1_single,
+            target,
+            offset,
+        )  # of the problems that go on; copied only where some end
         value, log_p = loss(theta, a, picked, shut)
         for _ in range(_STEPS):
             here, p = theta[active], log_p.exp()
@@ -100,6 +110,10 @@ def fit(
         else:
             warnings.warn(f"{len(active)} probes at C = {penalty:g} not converged after {_STEPS} steps", stacklevel=2)
         weight = basis @ theta.mT  # (P, K, width)
+        seen = (offset[:, 0] == 0).double()[
+            ..., None
+        ]  # (P, K, 1); an absent class tells nothing: its row is the others' mean
+        weight = seen * weight + (1 - seen) * (seen * weight).sum(1, keepdim=True) / seen.sum(1, keepdim=True)
         found.append(Linear(weight[..., :-1].clone(), weight[..., -1] + offset[:, 0]))
     return found
 
@@ -118,7 +132,7 @@ def _hessian(x1: torch.Tensor, p: torch.Tensor, basis: torch.Tensor) -> torch.Te
     """(P, (K-1)(D+1), (K-1)(D+1)) second derivatives of the loss, blocks of the free logits."""
     free = basis.shape[1]
     in_basis = p @ basis  # (P, n, K-1): of cov = B' (diag p - p p') B
-    blocks = []
+    blocks: list[list[torch.Tensor]] = []
     for i in range(free):
         row = []
         for j in range(free):
@@ -153,12 +167,15 @@ def read(
     n_classes: int,
     spread: float,
     penalties: tuple[float, ...] = PENALTIES,
+    group: int = 1,
 ) -> Reading:
     """Fit P probes with each penalty, choose each on validation, report on test.
 
-    The choice is by cross-entropy, and the constant (the class frequencies of the fit sample) is one of the candidates:
-    a probe that tells no more than they do is no reading, whatever side of one half its rounding falls on. `by_accuracy`
-    is for those who want that too. `spread` is the standard deviation of the activations before any edit; features
+    The choice is by cross-entropy, and the constant (the class frequencies of the fit sample) is one of the candidates: it
+    stays unless a probe's loss is under its by `SURE` standard errors. A probe that tells no more is no reading, whatever
+    side of one half its rounding falls on: where class means coincide, one with almost no weight can be right more often
+    than the most frequent class is, and tell nothing in bits. `by_accuracy` is for those who want that too. `group`
+    validation rows in a row are of one sequence, and count as one. `spread` is the standard deviation of the activations before any edit; features
     flatter than `FLAT` of it are taken for constants, or the rounding errors of an exact eraser would be read. Raises
     ValueError for activations that are not finite and for labels outside 0..K-1.
     """
@@ -177,13 +194,18 @@ def read(
     ]
     frequency = torch.nn.functional.one_hot(y, n_classes).double().mean(1)
     constant = Linear(torch.zeros_like(candidates[0].weight), frequency.clamp_min(1e-9).log())
-    judged = [_score(one, *validation) for one in (constant, *candidates)]
-    losses, accuracies = (torch.stack([part[i] for part in judged]) for i in (0, 1))
-    by_loss, by_accuracy = losses.argmin(0), 1 + accuracies[1:].argmax(0)
-    tested = [_score(one, *test) for one in (constant, *candidates)]
-    loss, accuracy = (torch.stack([part[i] for part in tested]) for i in (0, 1))
     here = torch.arange(len(y))
-    weights, biases = (torch.stack([getattr(one, part) for one in (constant, *candidates)]) for part in ("weight", "bias"))
+    judged = [_score(one, *validation) for one in (constant, *candidates)]
+    losses, accuracies = torch.stack([loss for loss, _ in judged]), torch.stack([share for _, share in judged])
+    best, by_accuracy = 1 + losses[1:].mean(2).argmin(0), 1 + accuracies[1:].argmax(0)
+    gain = (losses[0] - losses[best, here]).reshape(len(y), -1, group).mean(2)  # (P, sequences)
+    error = gain.std(1) / math.sqrt(gain.shape[1])
+    by_loss = torch.where(gain.mean(1) > SURE * error, best, 0)
+    tested = [_score(one, *test) for one in (constant, *candidates)]
+    loss, accuracy = torch.stack([loss.mean(1) for loss, _ in tested]), torch.stack([share for _, share in tested])
+    weights, biases = (
+        torch.stack([getattr(one, part) for one in (constant, *candidates)]) for part in ("weight", "bias")
+    )
     return Reading(
         accuracy[by_loss, here].numpy(),
         accuracy[0].numpy(),
@@ -195,7 +217,7 @@ def read(
 
 
 def _score(probe: Linear, h: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy in nats and accuracy of each of P probes, (P,) and (P,)."""
+    """Cross-entropy of every row in nats, (P, n), and accuracy, (P,), of each of P probes."""
     log_p = torch.log_softmax(probe.logits(h), 2).clamp_min(LEAST)
-    loss = -log_p.gather(2, y[..., None]).mean((1, 2))
+    loss = -log_p.gather(2, y[..., None])[..., 0]
     return loss, (log_p.argmax(2) == y).double().mean(1)

@@ -154,6 +154,18 @@ class Session:
         """`grid.attribute`, likewise."""
         return self._count(grid.attribute(cells, self.device, self.values["workers"]))
 
+    def erase(self, cells: Sequence[grid.NecessityCell]) -> list[pd.DataFrame]:
+        """`grid.erase`, likewise."""
+        return self._count(grid.erase(cells, self.device, self.values["workers"]))
+
+    def check_planted(self, cells: Sequence[grid.PlantedCell]) -> list[pd.DataFrame]:
+        """`grid.check_planted`, likewise."""
+        return self._count(grid.check_planted(cells, self.device, self.values["workers"]))
+
+    def patch(self, cells: Sequence[grid.PatchCell]) -> list[pd.DataFrame]:
+        """`grid.patch`, likewise."""
+        return self._count(grid.patch(cells, self.device, self.values["workers"]))
+
     def _count(self, found: list[pd.DataFrame]) -> list[pd.DataFrame]:
         self.cells += len(found)
         self.cells_from_cache += sum(table.attrs["from_cache"] for table in found)

@@ -3,23 +3,32 @@
 Three blocks with a residual stream. Block 1 keeps the state, by folding the task's automaton over the tokens, and writes
 its code into the stream, beside distractors; what the later blocks and the head make of it decides what is true:
 
-| kind | what the head reads | so erasing the state at sites 1 and 2 is |
+| kind | what the head reads | so, at sites 1 and 2, once the state is out of the stream, it is |
 |---|---|---|
 | cause | that code and nothing else | *necessary* |
 | recomputed | a code that block 3 writes, from the tokens, by a route that does not pass the site | *not necessary* |
-| copy | one of two codes, an uneven one; the other is cleaner, so that a probe's direction follows that | *not removed* by the direction; *necessary* once both are out |
+| copy | one of two codes, an uneven one beside a clean one | *necessary* with both out; *not removed* with the clean one out alone |
 """
 
 import torch
 from torch import nn
 
+from statedepth import erasers, logistic
 from statedepth.tasks import Task
 
 KINDS = ("cause", "recomputed", "copy")
-EXPECTED = {  # kind -> method -> outcome at sites 1 and 2
-    "cause": dict.fromkeys(("direction", "mean projection", "LEACE", "INLP"), "necessary"),
-    "recomputed": dict.fromkeys(("direction", "mean projection", "LEACE", "INLP"), "not necessary"),
-    "copy": {"direction": "not removed", **dict.fromkeys(("mean projection", "LEACE", "INLP"), "necessary")},
+CLEAN = "the clean code"  # an eraser that is given: it takes out the first code and nothing else
+_BY_EXACT = {"cause": "necessary", "recomputed": "not necessary", "copy": "necessary"}
+# kind, positions of the edit, method -> outcome; what is not here was not planted: how well a probe's direction or INLP do
+EXPECTED = {
+    **{
+        (kind, "each", method): outcome
+        for kind, outcome in _BY_EXACT.items()
+        for method in ("mean projection", "LEACE")
+    },
+    ("copy", "pooled", "direction"): "not removed",
+    ("copy", "each", "direction"): "not removed",
+    ("copy", "pooled", CLEAN): "not removed",
 }
 _DISTRACTORS, _WIDTH = 20, 40
 
@@ -73,6 +82,7 @@ class Planted(nn.Module):
         written = {"copy": [(first, False), (3 * second, True)]}.get(kind, [(first, False)])
         again = [(second, False)] if kind == "recomputed" else none
         self.backbone = _Backbone([_Writer(task, written), _Writer(task, none), _Writer(task, again)])
+        self.clean = erasers.direction(logistic.Linear(first, torch.zeros(k)))  # takes the first code out
         self.readout = 10 * (first if kind == "cause" else second)
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:

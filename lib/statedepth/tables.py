@@ -23,6 +23,34 @@ def _schema(columns: dict[str, pa.Column], unique: list[str]) -> pa.DataFrameSch
     return pa.DataFrameSchema(columns, strict=True, unique=unique)
 
 
+CELL_KEY = ["length", "site", "positions", "method"]
+CELL = {
+    "length": pa.Column(int, pa.Check.gt(0)),
+    "site": pa.Column(int, pa.Check.ge(0)),
+    "positions": pa.Column(str, pa.Check.isin(["pooled", "each", "last"])),
+    "method": pa.Column(str),
+    "rank": pa.Column(float, pa.Check.ge(0)),
+    **{
+        name: pa.Column(float, SHARE)
+        for name in ("before", "majority", "before_own", "own_majority", "refit", "refit_majority", "refit_by_accuracy")
+    },
+    **{name: pa.Column(float, SHARE) for name in ("refit_own", "refit_own_majority", "refit_own_by_accuracy")},
+    "refit_bits": pa.Column(float),
+    "refit_own_bits": pa.Column(float),
+    "positions_read": pa.Column(int, pa.Check.ge(0)),
+    "positions_asked": pa.Column(int, pa.Check.gt(0)),
+    "mlp": pa.Column(float, SHARE, nullable=True),
+    "variance_removed": pa.Column(float, pa.Check.ge(0)),
+    "norm": pa.Column(float, pa.Check.ge(0)),
+    **{name: pa.Column(float, SHARE) for name in ("intact", "task_majority", "after")},
+    **{
+        name: pa.Column(float, nullable=True)
+        for name in ("fall", "fall_low", "fall_high", "resample_fall", "random_fall", "random_most", "matched_fall", "matched_most", "matched_share", "matched_rank", "control_readable", "control_fall", "control_share")
+    },
+    "control": pa.Column(str),
+    "outcome": pa.Column(str, pa.Check.isin(["absent", "not removed", "necessary", "not necessary", "inconclusive"])),
+}  # fmt: skip
+
 SCHEMAS: dict[str, pa.DataFrameSchema] = {
     # one row per trained model and evaluated length
     "models": _schema(
@@ -111,6 +139,37 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
             "passed": pa.Column(bool),
         },
         ["task", "architecture", "seed", "taps"],
+    ),
+    # the necessity test: one row per model, length, site, positions of the edit and method (`ablation.measure`)
+    "necessity": _schema(
+        {**WHERE, "passed": pa.Column(bool), "trained_length": pa.Column(int), **CELL}, [*WHERE, *CELL_KEY]
+    ),
+    # the same of the hand-built models, with the outcome that was planted
+    "planted": _schema(
+        {"task": pa.Column(str), "kind": pa.Column(str), "expected": pa.Column(str), **CELL},
+        ["task", "kind", *CELL_KEY],
+    ),
+    # activation patching: whole streams before the read position by their distance from the changed token (`offset`), and
+    # what is put in at the read position (`patching.measure`)
+    "patching": _schema(
+        {
+            "task": pa.Column(str),
+            "architecture": pa.Column(str),
+            "seed": pa.Column(int),
+            "passed": pa.Column(bool),
+            "site": pa.Column(int, pa.Check.ge(0)),
+            "intervention": pa.Column(str),
+            "at": pa.Column(str, pa.Check.isin(["before", "read"])),
+            "offset": pa.Column(int, pa.Check.ge(-1)),
+            "recovery": pa.Column(float, nullable=True),  # not where no gap reaches the threshold
+            "low": pa.Column(float, nullable=True),
+            "high": pa.Column(float, nullable=True),
+            "follows": pa.Column(float, SHARE),
+            "n": pa.Column(int, pa.Check.ge(0)),
+            "left_out": pa.Column(int, pa.Check.ge(0)),
+            "bound": pa.Column(float, nullable=True),
+        },
+        ["task", "architecture", "seed", "site", "intervention", "at", "offset"],
     ),
     # what needs no network
     "baselines": _schema(
