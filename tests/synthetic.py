@@ -4,6 +4,7 @@ import numpy as np
 import pandas as pd
 
 from statedepth import profiles
+from statedepth.ablation import outcome
 
 FLAT = (0.0, 0.3, 0.55, 0.8, 1.0)  # built gradually: largest share .3, at block 1
 LATE = (0.0, 0.02, 0.05, 0.1, 1.0)  # largest share .9, at the last block
@@ -155,3 +156,78 @@ def seed_tables():
     rows = [("parity", "mamba", 0.0, 3.0, 1.0), ("parity", "gru", 0.0, 2.0, 0.999), ("S3", "gru", 2.0, 3.0, 0.5)]
     table = pd.DataFrame(rows, columns=["task", "architecture", "started", "ended", "accuracy"])
     return {"seed": table.assign(cores=2)}
+
+
+CONTROL = {"random_fall": 0.0, "random_most": 0.02, "matched_fall": 0.01, "matched_most": 0.05, "control_fall": 0.02}
+DIRECTION, EXACT, LAST = ("pooled", "direction"), ("each", "LEACE"), ("last", "LEACE")
+METHODS = {  # (positions, method) -> fall at each site 1..4, and what a refitted probe still reads
+    DIRECTION: ((0.02, 0.03, 0.04, 0.1), 0.98),
+    ("pooled", "strong direction"): ((0.1, 0.2, 0.3, 0.4), 0.97),
+    ("pooled", "mean projection"): ((0.6, 0.7, 0.8, 0.9), 0.5),
+    ("pooled", "INLP"): ((0.9, 0.95, 0.97, 1.0), 0.0),
+    ("pooled", "LEACE"): ((0.7, 0.7, 0.8, 0.9), 0.4),
+    EXACT: ((1.1, 0.9, 0.7, 1.0), 0.0),
+    LAST: ((0.05, 0.04, 0.3, 0.6), 0.0),
+}
+READ = (0.2, 0.5, 0.9, 1.0)  # readability before, at sites 1..4: best, of those before the last, at 3
+
+
+def causal_tables(falls=None, seeds=5, failed=(), tasks=("parity", "dyck-2-4"), architectures=("transformer", *OTHERS), read=READ, beyond=(1.5, 2.0, 4.0), noise=0.01, patched=True):  # fmt: skip
+    """All tables of claim 3 from what each method costs at each site.
+
+    `falls` replaces, for (task, architecture) or for None (all), the entries of `METHODS`; a fall may be a function of the
+    multiple of the training length. Outcomes are what `ablation.outcome` says of the rows.
+    """
+    rng = np.random.default_rng(2)
+    made = tables({(t, a): FLAT for t in tasks for a in architectures}, seeds, failed, noise)
+    models, rows, patches = made["models"], [], []
+    for (task, architecture), seed in (
+        (key, s) for key in {(t, a): 0 for t in tasks for a in architectures} for s in range(seeds)
+    ):
+        where = {"task": task, "variable": VARIABLES[task][0], "architecture": architecture, "seed": seed}
+        passed = (task, architecture, seed) not in failed
+        methods = {**METHODS, **(falls or {}).get(None, {}), **(falls or {}).get((task, architecture), {})}
+        for times in (1.0, *beyond):
+            for (positions, method), (by_site, left) in methods.items():
+                if times > 1 and (positions, method) not in (
+                    DIRECTION,
+                    EXACT,
+                    ("pooled", "mean projection"),
+                    ("pooled", "LEACE"),
+                ):
+                    continue
+                for site, fall in enumerate(by_site, start=1):
+                    if site == len(by_site) and (times > 1 or positions == "last"):
+                        continue
+                    value = float((fall(times) if callable(fall) else fall) + noise * rng.normal())
+                    before, after = 0.5 + 0.5 * read[site - 1], 0.5 + 0.5 * left * read[site - 1]
+                    row = {**where, "passed": passed, "trained_length": 6, "length": round(6 * times), "site": site}
+                    row |= {"positions": positions, "method": method, "rank": 1.0, "before": before, "majority": 0.5}
+                    row |= {"before_own": before, "own_majority": 0.5, "refit": after, "refit_majority": 0.5}
+                    row |= {"refit_by_accuracy": after, "refit_own": after, "refit_own_majority": 0.5}
+                    row |= {"refit_own_by_accuracy": after, "refit_bits": left, "refit_own_bits": left}
+                    row |= {
+                        "positions_read": 6,
+                        "positions_asked": 6,
+                        "mlp": 0.7 if (positions, method) == EXACT else np.nan,
+                    }
+                    row |= {"variance_removed": 0.3, "norm": 0.4, "intact": 1.0, "task_majority": 0.5}
+                    row |= {"after": float(np.clip(1 - value / 2, 0, 1)), "fall": value, "fall_low": value - 0.02}
+                    row |= {"fall_high": value + 0.02, "resample_fall": value, **CONTROL}
+                    row |= {"matched_share": 0.29, "matched_rank": 2.0, "control_readable": 0.5, "control_share": 0.1}
+                    row |= {"control": "first token"}
+                    rows.append({**row, "outcome": outcome(row)})
+        for site in range(5) if patched else ():
+            for name in ("stream", "subspace", "complement", "same state", "other state", "other subspace"):
+                share = {"complement": 0.1, "same state": 0.0}.get(name, site / 4)
+                patches.append({**where, "passed": passed, "site": site, "intervention": name, "at": "read", "offset": -1, "recovery": share, "low": share - 0.1, "high": share + 0.1, "follows": share, "n": 100, "left_out": 2, "bound": np.nan})  # fmt: skip
+            for offset in range(5):
+                patches.append({**where, "passed": passed, "site": site, "intervention": "stream", "at": "before", "offset": offset, "recovery": 0.0, "low": -0.1, "high": 0.1, "follows": 0.0, "n": 100, "left_out": 2, "bound": np.nan})  # fmt: skip
+    necessity = pd.DataFrame(rows)
+    planted = necessity[(necessity["positions"] == "each") & (necessity["site"] < 3) & (necessity["length"] == 6)]
+    planted = planted[planted["seed"] == 0].drop_duplicates(["task", "site"])
+    planted = planted.drop(columns=["variable", "architecture", "seed", "passed", "trained_length"])
+    found = {"models": models, "necessity": necessity, "planted": planted.assign(kind="cause", expected="necessary")}
+    if patched:
+        found["patching"] = pd.DataFrame(patches).drop(columns="variable")
+    return found

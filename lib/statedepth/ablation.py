@@ -27,11 +27,12 @@ OUTCOMES = ("absent", "not removed", "necessary", "not necessary", "inconclusive
 # What is erased where. INLP with an eraser for each position is not among it: it would take most of a stream's features.
 PLAN: dict[str, tuple[str, ...]] = {
     "pooled": METHODS,
-    "each": ("direction", "mean projection", "LEACE"),
-    "last": ("direction", "mean projection", "LEACE", "INLP"),
+    "each": ("mean projection", "LEACE"),
+    "last": ("direction", "mean projection", "LEACE"),
 }
 PLAN_AT_LAST_SITE = {"pooled": METHODS[:-1], "each": ("LEACE",)}  # a bound, whatever comes out
-PLAN_BEYOND = {"pooled": METHODS[:-1], "each": ("LEACE",)}  # longer strings
+PLAN_BEYOND = {"pooled": ("direction", "mean projection", "LEACE")}  # longer strings than in training
+PLAN_AT_TWICE = {**PLAN_BEYOND, "each": ("LEACE",)}
 
 
 @dataclass(frozen=True)
@@ -40,12 +41,12 @@ class NecessitySettings:
 
     n_erase: int = 8192  # sequences that exact erasers are fitted on
     n_fit: int = 4096  # sequences that probes, INLP and refits are fitted on; refits on others than an eraser
-    n_validation: int = 4096  # sequences that penalties are chosen on, and INLP's end
-    n_test: int = 4096  # sequences that what probes read is reported on
+    n_validation: int = 2048  # sequences that penalties are chosen on, and INLP's end
+    n_test: int = 2048  # sequences that what probes read is reported on
     n_task: int = 512  # of these, the sequences that the edited model is run on
     draws: int = 20  # random controls of each kind for each eraser
     n_control: int = 32  # sequences for each of them
-    own_positions: int = 8  # positions at which a position's own probe is refitted, at most
+    own_positions: int = 6  # positions at which a position's own probe is refitted, at most
     seed: int = 0  # of the sequences and the draws
 
     def __post_init__(self) -> None:

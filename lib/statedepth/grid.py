@@ -259,7 +259,7 @@ def necessity_settings(values: Mapping[str, Any], beyond: bool) -> NecessitySett
     full = NecessitySettings(
         n_erase=values["n_erase"],
         n_fit=values["n_fit"],
-        n_validation=values["n_fit"],
+        n_validation=max(64, values["n_fit"] // 2),
         n_test=values["n_test"],
         n_task=values["n_task"],
         draws=values["draws"],
@@ -297,9 +297,9 @@ def _necessity(cell: NecessityCell, device: str) -> pd.DataFrame:
     if not cell.beyond:
         return ablation.measure(trained.model, trained.task, cell.length, cell.settings, mlp=True)
     sites = list(range(1, cell.run.model.n_layers))
-    return ablation.measure(
-        trained.model, trained.task, cell.length, cell.settings, sites=sites, methods=ablation.PLAN_BEYOND
-    )
+    twice = cell.length == 2 * cell.run.train.length
+    plan = ablation.PLAN_AT_TWICE if twice else ablation.PLAN_BEYOND
+    return ablation.measure(trained.model, trained.task, cell.length, cell.settings, sites=sites, methods=plan)
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ import torch
 
 PENALTIES = (0.01, 1.0, 100.0)  # scikit-learn's C, the inverse strength; the same choice for every probe
 FLAT = 1e-5  # a feature whose spread is under this share of the activations' is constant: rounding, not a code
+READ_TOLERANCE = 1e-5  # gradient per sample at which a probe that is only read from is done
 SURE = 2.0  # standard errors of the difference in loss at which a probe is preferred to the constant
 LEAST = math.log(1e-9)  # log-probability that any answer gets: a class that the fit never saw must not decide a choice
 _ABSENT = -1e9  # logit of a class that the fit never saw
@@ -188,7 +189,7 @@ def read(
     mean, scale = h.mean(1, keepdim=True), h.std(1, keepdim=True, correction=0)
     live = scale > FLAT * spread
     shrink = torch.where(live, 1 / torch.where(live, scale, 1.0), 0.0)
-    candidates = fit((h - mean) * shrink, y, n_classes, penalties)
+    candidates = fit((h - mean) * shrink, y, n_classes, penalties, READ_TOLERANCE)
     candidates = [
         Linear(one.weight * shrink, one.bias - ((one.weight * shrink) @ mean.mT)[..., 0]) for one in candidates
     ]
