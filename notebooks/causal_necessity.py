@@ -206,7 +206,14 @@ figures.chart("causal_necessity", "by_site", session.tables)
 # At the training length, sites before the last. By LEACE at each position the state is *necessary* in
 # {num}`causal_necessity.each.LEACE.necessary` cells, *not necessary* in {num}`causal_necessity.each.LEACE.not-necessary`,
 # and *inconclusive* in {num}`causal_necessity.each.LEACE.inconclusive`; it is *not removed* in
-# {num}`causal_necessity.each.LEACE.not-removed`.
+# {num}`causal_necessity.each.LEACE.not-removed`. The exact erasers do not always agree: in the Transformer on Parity LEACE,
+# whose edit is the smallest that can do it, takes {num}`causal_necessity.transformer.parity.each.LEACE.fall` of the way
+# (*necessary* in {num}`causal_necessity.transformer.parity.each.LEACE.necessary` cells), mean projection, whose edit is
+# larger, {num}`causal_necessity.transformer.parity.each.mean-projection.fall`; in Mamba on Parity it is
+# {num}`causal_necessity.mamba.parity.each.LEACE.fall` and {num}`causal_necessity.mamba.parity.each.mean-projection.fall`.
+# Both leave no linear probe anything to read, so that what they cost beyond that is the edit's own doing.
+# {num}`causal_necessity.control.alone` cells (of all methods and lengths) are kept from being called *necessary* by the
+# irrelevant variable alone: in early blocks of the Transformer a token of the past is an ingredient of the state.
 
 # %% tags=["hide-input"]
 figures.chart("causal_necessity", "outcomes", session.tables)
@@ -361,7 +368,7 @@ notebook.Rows(
 # - Edits take the stream off the activations that training knew. Resample ablation (the part of another string in place of
 #   the mean) stands beside every edit in the table.
 # - Where an eraser takes most of a site's variance, no other subspace holds as much, so that the variance-matched control is
-#   weaker than it should be; the figure of controls shows what it came to.
+#   weaker than it should be: by over a tenth in {num}`causal_necessity.unmatched` cells that are called *necessary*.
 # - INLP is fitted for all positions together and at the last one, not at each: there it takes most of a site's features. It
 #   is done when a probe is within a point of the most frequent class on validation, which is no guarantee.
 # - Beyond the training length erasers and probes are fitted anew on strings of that length, with half of the data. The

@@ -102,3 +102,11 @@ def test_one_seed_refuses_what_cannot_be_trained(name, value, monkeypatch, capsy
     with pytest.raises(SystemExit) as refused:
         seed.main()
     assert refused.value.code != 0 and value in capsys.readouterr().err
+
+
+def test_the_pass_together_and_cell_by_cell_come_to_the_same(tmp_path):
+    command = [sys.executable, ROOT / "benchmarks" / "necessity.py", "--small", "--rounds", "1", "--out", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)  # it raises where the two differ
+    made = tables.read_folder(tmp_path)["passes"]
+    assert set(made["part"]) == {"edits", "refits"} and "cell by cell" in done.stdout
+    assert json.loads((tmp_path / "run.json").read_text())["profile"] == "small"

@@ -20,6 +20,7 @@ from statedepth.publish import drop_reruns, scrub
 SMOKE = {
     "flip": {"architectures": ["transformer", "lstm"], "seeds": [0], "d_model": 16, "n_layers": 2, "length": 8, "steps": 12, "n_fit": 256, "n_test": 128, "workers": 1},
     "s3_grouping": {"groups": ["parity", "S3", "dyck-2-4"], "architectures": ["mamba", "lstm"], "seeds": [0], "control_seeds": [0], "targets": ["dyck-2-4", "dyck-2-4-openers"], "d_model": 16, "n_layers": 2, "length": 8, "steps": 12, "n_fit": 256, "n_test": 128, "workers": 1},
+    "causal_necessity": {"architectures": ["mamba", "lstm"], "seeds": [0], "beyond": [2.0], "d_model": 16, "n_layers": 2, "length": 10, "steps": 12, "n_erase": 256, "n_fit": 128, "n_test": 128, "n_task": 64, "draws": 2, "own_positions": 2, "n_pairs": 32, "planted_length": 10, "workers": 1},
 }  # fmt: skip
 
 

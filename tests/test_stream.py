@@ -5,7 +5,7 @@ import torch
 
 from statedepth import models
 from statedepth.models import FAMILIES, ModelSpec
-from statedepth.stream import stream
+from statedepth.stream import run_from, stream
 
 torch.set_num_threads(1)
 
@@ -318,3 +318,101 @@ def test_two_streams_at_one_site_are_refused_and_at_two_sites_work():
     assert not torch.equal(kept[2], after_zero)
     with torch.no_grad(), stream(model, keep=[2]):  # the site is free again
         models.logits(model, TOKENS)
+
+
+# ---- running from a site on -----------------------------------------------------------------------------------------------
+
+
+def replacement(model, site, tokens=TOKENS, seed=2):
+    shape = run(model, keep=[site], tokens=tokens)[1][site].shape
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+def from_site(model, site, h, tokens=TOKENS):
+    with torch.no_grad():
+        return run_from(model, site, h, tokens)
+
+
+@every_family
+@every_site
+def test_running_from_a_site_is_an_edit_that_puts_the_activations_there_bit_for_bit(family, site):
+    model = model_of(family)
+    h = replacement(model, site)
+    edited, _ = run(model, edit={site: lambda _: h})
+    assert torch.equal(from_site(model, site, h), edited)
+    assert not torch.allclose(edited, plain(model), atol=1e-4)
+
+
+@every_family
+@every_site
+def test_running_from_what_was_there_gives_the_models_own_logits(family, site):
+    model = model_of(family)
+    assert torch.equal(from_site(model, site, run(model, keep=[site])[1][site]), plain(model))
+
+
+@every_family
+@every_site
+def test_only_the_blocks_behind_the_site_run(family, site, monkeypatch):
+    model = model_of(family)
+    blocks, h, ran = list(models.blocks(model)), replacement(model, site), []
+    kind = type(blocks[0])
+    real = kind.forward
+    monkeypatch.setattr(kind, "forward", lambda self, *a, **k: ran.append(self) or real(self, *a, **k))
+    from_site(model, site, h)
+    assert len(ran) == L - site and all(one is block for one, block in zip(ran, blocks[site:], strict=True))
+    ran.clear()
+    plain(model)
+    assert len(ran) == L  # and afterwards all of them again
+
+
+@every_family
+@every_site
+def test_further_rows_of_one_pass_are_as_passes_of_their_own(family, site):
+    model = model_of(family)
+    two = [replacement(model, site, seed=seed) for seed in (3, 4)]
+    together = from_site(model, site, torch.cat(two), TOKENS.repeat(2, 1))
+    assert torch.allclose(together, torch.cat([from_site(model, site, h) for h in two]), atol=1e-5)
+
+
+def as_before(model, before):
+    return (
+        not any("forward" in vars(block) for block in models.blocks(model))
+        and n_hooks(model) == 0
+        and torch.equal(plain(model), before)
+    )
+
+
+@every_family
+@every_site
+def test_the_model_is_whole_again_afterwards_on_any_exit(family, site, monkeypatch):
+    model = model_of(family)
+    before, h = plain(model), replacement(model, site)
+    from_site(model, site, h)
+    assert as_before(model, before)
+    with pytest.raises(ValueError, match=f"edit at site {site}"):
+        from_site(model, site, h[:, 1:])
+    assert as_before(model, before)
+    with monkeypatch.context() as inside, pytest.raises(ZeroDivisionError):
+        inside.setattr(model.head, "forward", lambda _: 1 / 0)
+        from_site(model, site, h)
+    assert as_before(model, before)
+
+
+@every_family
+@pytest.mark.parametrize("site", [-1, L + 1, True, None])
+def test_running_from_a_site_that_the_model_lacks_is_refused_and_changes_nothing(family, site):
+    model = model_of(family)
+    before = plain(model)
+    with pytest.raises(ValueError, match=f"site={site!r}.*0 .*{L}"):
+        from_site(model, site, torch.zeros(3, 9, 16))
+    assert as_before(model, before)
+
+
+def test_running_from_a_site_that_an_outer_stream_holds_is_refused():
+    model = model_of("gru")
+    before, h = plain(model), replacement(model, 2)
+    with torch.no_grad(), stream(model, keep=[2]):
+        with pytest.raises(ValueError, match=r"sites \[2\].*outer"):
+            run_from(model, 2, h, TOKENS)
+        models.logits(model, TOKENS)
+    assert as_before(model, before)

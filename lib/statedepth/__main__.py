@@ -1,10 +1,36 @@
-"""The command line: python -m statedepth run | book | train | publish."""
+"""The command line: python -m statedepth run | book | train | publish | check."""
 
 import argparse
 import sys
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
 
-from statedepth import notebook, publish
+from statedepth import necessity, notebook, publish
+from statedepth.files import write_whole
 from statedepth.publish import BUILD
+
+_PRINTED = ["method", "positions", "rank", "variance_removed", "before", "refit", "refit_majority", "refit_own"]
+_PRINTED += ["refit_own_majority", "positions_read", "outcome"]  # the CSV has all columns
+_ERASERS = {"pooled": "one eraser", "each": "an eraser at each position"}
+
+
+def check(path: Path, methods: Sequence[str], out: Path | None, seed: int) -> None:
+    """Print what `necessity.check_file` finds, and write it to `out`. ValueError where either file cannot be used."""
+    table = necessity.check_file(path, methods, seed)
+    short = table[_PRINTED].assign(positions_read=[textwrap.shorten(read or "none", 24) for read in table["positions_read"]])  # fmt: skip
+    print(short.to_string(index=False, na_rep="-", float_format="%.3f"))
+    for row in table.itertuples():
+        print(f"{row.method}, {_ERASERS[str(row.positions)]}: {row.outcome}" + ("" if row.rank else " (it erases nothing)"))  # fmt: skip
+    left_out, asked = table["positions_left_out"][0], table["positions_asked"][0]
+    if left_out:
+        rest = "left out" if asked else "without probes of their own, which leaves the pooled ones"
+        print(f"{left_out} of {left_out + asked} positions, with too few rows or a single class: {rest}")
+    if out:
+        try:
+            write_whole(out, lambda draft: table.to_csv(draft, index=False))
+        except OSError as error:
+            raise ValueError(f"{out}: cannot be written ({error.strerror})") from error
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -21,6 +47,11 @@ def main(arguments: list[str] | None = None) -> int:
         ("publish", "train, execute at the paper profile, and replace the published run"),
     ):
         commands.add_parser(name, help=meaning).add_argument("notebook")
+    own = commands.add_parser("check", help="is a variable readable in your activations, and does an edit remove it?")
+    own.add_argument("file", type=Path, help=".npz with the arrays h (n, D), labels, sequence and position (n,)")
+    own.add_argument("--method", dest="methods", action="append", help="may be repeated; three where none is named")
+    own.add_argument("--out", type=Path, metavar="TABLE.csv")
+    own.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "run":
@@ -31,6 +62,8 @@ def main(arguments: list[str] | None = None) -> int:
             publish.run(notebook.known(), "quick", {}, BUILD / "quick")
         elif chosen.command == "train":
             publish.train(chosen.notebook)
+        elif chosen.command == "check":
+            check(chosen.file, chosen.methods or necessity.CHECKED, chosen.out, chosen.seed)
         else:
             publish.publish(chosen.notebook)
     except ValueError as error:

@@ -35,6 +35,9 @@ TWICE = 2.0  # times the training length, at which v1's test is made again
 OUTCOMES = ("absent", "not removed", "necessary", "not necessary", "inconclusive")
 ABLATION = ("pooled", "direction")  # v1's: one direction, at all positions
 EXACT = ("each", "LEACE")  # what our own finding rests on: of minimal rank, with a guarantee, at each position
+UNPLANTED = (
+    "not planted"  # in the column `expected` of hand-built models: what a method comes to there is shown, not tested
+)
 POSITIONS = {"pooled": "one eraser for all positions", "each": "an eraser for each position", "last": "the last position alone"}  # fmt: skip
 # Readings of v1's "direction": of the validated probe (judged), of the most penalised one, and between class means.
 DIRECTIONS = {"direction": "the probe's direction", "strong direction": "the most penalised probe's direction", "mean projection": "the direction between class means"}  # fmt: skip
@@ -381,7 +384,7 @@ def numbers(tables: Tables) -> dict[str, Number]:
         text = mean_text(Interval(row["gap"], row["low"], row["high"], row["n"]))
         found.add(f"{row['architecture']}.{row['task']}.gap", row["gap"], text, label, "causal-peaks")
     if "planted" in tables:
-        planted = tables["planted"][tables["planted"]["expected"] != ""]
+        planted = tables["planted"][tables["planted"]["expected"] != UNPLANTED]
         right = int((planted["outcome"] == planted["expected"]).sum())
         label = "planted cells that come out as planted"
         found.add("planted.right", right, f"{right} of {len(planted)}", label, "causal-planted", True)
@@ -449,6 +452,7 @@ def _of_outcomes(found: Numbers, tables: Tables) -> None:
             key = f"{positions}.{method}.{outcome}".replace(" ", "-")
             label = f"cells that come out {outcome} by {method}, {POSITIONS[str(positions)]}"
             found.add(key, count, f"{count} of {int(part['all'].iloc[0])}", label, "causal-outcomes")
+    _by_exact_erasers(found, cells(tables))
     exact = exactness(tables)
     for column, what in (("over", "pooled"), ("own_over", "single positions'")):
         worst = float(exact[column].max()) if len(exact) else None
@@ -470,6 +474,28 @@ def _of_outcomes(found: Numbers, tables: Tables) -> None:
     value = float(_share(left["mlp"], left["majority"]).mean()) if len(left) else None
     label = "readability by an MLP after LEACE at each position, mean over cells"
     found.add("mlp", value, f"{value:.2f}" if value is not None else "", label, "causal-outcomes")
+
+
+def _by_exact_erasers(found: Numbers, table: pd.DataFrame) -> None:
+    """Of each architecture and task: cells in which the state is necessary by an exact eraser at each position, and its fall."""
+    for method in ("LEACE", "mean projection"):
+        part = _of(table, "each", method)
+        for architecture, name in NAMES.items():
+            for task in TASKS:
+                mine = part[(part["architecture"] == architecture) & (part["task"] == task)]
+                where, key = f"in {name} on {task_name(task)}", f"{architecture}.{task}.each.{method}".replace(" ", "-")
+                needed = int((mine["outcome"] == "necessary").sum())
+                label = f"cells in which the state is necessary by {method} at each position, {where}"
+                found.add(
+                    f"{key}.necessary",
+                    needed if len(mine) else None,
+                    f"{needed} of {len(mine)}",
+                    label,
+                    "causal-outcomes",
+                )
+                fall = mean_interval(mine.groupby("seed")["fall"].mean().dropna().to_numpy())
+                label = f"task lost by {method} at each position, mean over the sites before the last, {where}"
+                found.add(f"{key}.fall", fall.estimate, _percent(fall), label, "causal-outcomes")
 
 
 def transfers(tables: Tables) -> pd.DataFrame:

@@ -64,7 +64,9 @@ def planted(tables: Tables) -> Figure:
         fall=("fall", "mean"),
         read=("refit_own", "mean"),
     )
-    cells = cells.reset_index().assign(planted=lambda t: t["expected"] != "", dark=lambda t: t["outcome"].isin(DARK))
+    cells = cells.reset_index().assign(
+        planted=lambda t: t["expected"] != causal.UNPLANTED, dark=lambda t: t["outcome"].isin(DARK)
+    )
     cells["right"] = ~cells["planted"] | (cells["outcome"] == cells["expected"])
     order = [*[row for row in _order(cells)], *[row for row in dict.fromkeys(cells["row"]) if row not in _order(cells)]]
     scale = alt.Scale(domain=list(OUTCOME_COLOURS), range=list(OUTCOME_COLOURS.values()))
@@ -305,7 +307,7 @@ def peaks(tables: Tables) -> Figure:
         for r in found.to_dict("records")
     ]
     marks = {"read": "read best", "hurt": "erasure hurts most"}
-    deepest = max(3, int(causal.cells(tables)["site"].max()))
+    deepest = max([3, *causal.cells(tables)["site"]])
     panels: list[Any] = []
     for panel in _panels(found):
         here = found[found["panel"] == panel]

@@ -88,14 +88,28 @@ def numbers_of_seed(tables: Tables) -> dict[str, Number]:
     return found
 
 
+def numbers_of_passes(tables: Tables) -> dict[str, Number]:
+    """How many times as long each part of the necessity test takes cell by cell: `PART.ARCHITECTURE`."""
+    return {
+        f"{row['part']}.{row['architecture']}": Number(
+            two_figures(float(row["ratio"])) + "×",
+            float(row["ratio"]),
+            f"{row['part']} in {NAMES[str(row['architecture'])]}: times as long cell by cell",
+            "speed-necessity",
+        )
+        for row in tables["passes"].to_dict("records")
+    }
+
+
 NUMBERS: dict[str, Callable[[Tables], dict[str, Number]]] = {
     "flip": numbers_of_flip,
     "s3_grouping": grouping.numbers,
     "causal_necessity": causal.numbers,
     "speed": numbers_of_speed,
     "seed": numbers_of_seed,
+    "necessity": numbers_of_passes,
 }
-SOURCES = (*CLAIMS, "speed", "seed")  # all that a page may quote a number of: folders of book/data
+SOURCES = (*CLAIMS, "speed", "seed", "necessity")  # all that a page may quote a number of: folders of book/data
 
 
 def numbers(notebook: str, tables: Tables) -> dict[str, Number]:

@@ -22,7 +22,7 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from statedepth import ablation, conv, patching, planted, probes, training
+from statedepth import ablation, causal, conv, patching, planted, probes, training
 from statedepth.ablation import NecessitySettings
 from statedepth.files import write_whole
 from statedepth.models import ModelSpec
@@ -325,7 +325,7 @@ def _planted(cell: PlantedCell, _device: str) -> pd.DataFrame:
         model, model.task, cell.length, cell.settings, sites=[1, 2], methods=methods, given=given
     ).assign(length=cell.length)
     keys = zip(found["positions"], found["method"], strict=True)
-    return found.assign(expected=[planted.EXPECTED.get((cell.kind, *key), "") for key in keys])
+    return found.assign(expected=[planted.EXPECTED.get((cell.kind, *key), causal.UNPLANTED) for key in keys])
 
 
 @dataclass(frozen=True)

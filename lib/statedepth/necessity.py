@@ -5,7 +5,6 @@
 
 import math
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -36,16 +35,23 @@ def check(
     readability before, by a pooled probe and by those of single positions, the accuracies of refitted probes with their
     majority classes and bits, `positions_read` (those at which it is still read, by number), rank, share of variance and
     relative norm of the edit, and `outcome`: absent, not removed or removed. Positions with fewer than `_LEAST_ROWS`
-    rows in a sample are left out and counted.
+    rows in a sample, or with a single class in that of erasers, are left out and counted; where that is all of them,
+    pooled probes and erasers of all rows are all there is.
 
     Raises ValueError, which names the array, for lengths that differ, activations that are not finite, labels that are
-    not whole numbers or hold a single class, fewer than 50 sequences, and an unknown method.
+    not whole numbers or hold a single class, in a sample or in all, fewer than 50 sequences, an unknown method and a
+    seed that is none.
     """
     arrays = _checked_arrays(h, labels, sequence, position)
     if not methods or not set(methods) <= set(METHODS):
         raise ValueError(f"methods={list(methods)}: must name some of {', '.join(METHODS)}")
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+        raise ValueError(f"seed={seed!r}: must be a whole number from 0")
     rows_of = _dealt(arrays["sequence"], seed)
-    n_classes, spread = int(arrays["labels"].max()) + 1, float(np.std(arrays["h"]))
+    if min(len(np.unique(arrays["labels"][rows])) for rows in rows_of[:2]) < 2:
+        raise ValueError("labels hold a single class in a sample to fit on: all others are in too few sequences; add some that have them")  # fmt: skip
+    n_classes = int(arrays["labels"].max()) + 1
+    spread = float(np.sqrt(arrays["h"].var(0).mean()))  # a feature far from 0 that hardly varies must not count
     all_h, all_y = torch.from_numpy(arrays["h"]), torch.from_numpy(arrays["labels"])
     where = torch.from_numpy(arrays["position"])
 
@@ -171,9 +177,11 @@ def _position_tells(
 
 def _checked_arrays(h: Any, labels: Any, sequence: Any, position: Any) -> dict[str, np.ndarray]:
     arrays = {"h": h, "labels": labels, "sequence": sequence, "position": position}
-    arrays = {name: value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value) for name, value in arrays.items()}  # fmt: skip
-    if arrays["h"].ndim != 2 or not np.issubdtype(arrays["h"].dtype, np.floating):
-        raise ValueError(f"h is {arrays['h'].dtype} {arrays['h'].shape}: must be floating-point numbers (n, D)")
+    arrays = {name: _array(name, value) for name, value in arrays.items()}
+    if arrays["h"].ndim != 2 or not arrays["h"].size or not np.issubdtype(arrays["h"].dtype, np.floating):
+        raise ValueError(
+            f"h is {arrays['h'].dtype} {arrays['h'].shape}: must be floating-point numbers (n, D), n and D over 0"
+        )
     n = len(arrays["h"])
     for name in ("labels", "sequence", "position"):
         value = arrays[name]
@@ -192,7 +200,18 @@ def _checked_arrays(h: Any, labels: Any, sequence: Any, position: Any) -> dict[s
         raise ValueError(f"labels hold the class {arrays['labels'][0]} alone: nothing to read or erase; two are needed")
     if len(np.unique(arrays["sequence"])) < 50:
         raise ValueError(f"sequence names {len(np.unique(arrays['sequence']))} sequences: at least 50 are needed, since probes are split by sequence")  # fmt: skip
+    arrays["labels"] = np.unique(arrays["labels"], return_inverse=True)[1]  # a probe pays for numbers without rows
     return arrays
+
+
+def _array(name: str, value: Any) -> np.ndarray:
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu()
+        return (value.float() if value.dtype == torch.bfloat16 else value).numpy()  # numpy has no bfloat16
+    try:
+        return np.asarray(value)
+    except ValueError as error:
+        raise ValueError(f"{name} is no array ({error}); its rows must be of one length") from error
 
 
 def _dealt(sequence: np.ndarray, seed: int) -> list[torch.Tensor]:
@@ -216,16 +235,17 @@ def check_file(path: Path, methods: Sequence[str] = CHECKED, seed: int = 0) -> p
     if not path.is_file():
         raise ValueError(f"{path.name}: no such file")
     try:
+        if not zipfile.is_zipfile(path):
+            raise ValueError("it is no .npz, or only a part of one")
         with np.load(path, allow_pickle=False) as stored:
-            if not isinstance(stored, np.lib.npyio.NpzFile):
-                raise ValueError("holds one array, not several")
             lacking = [name for name in ARRAYS if name not in stored.files]
             if lacking:
                 raise ValueError(f"lacks {', '.join(lacking)}; it has {', '.join(stored.files) or 'nothing'}")
             arrays = {name: stored[name] for name in ARRAYS}
-    except (OSError, EOFError, ValueError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # a damaged file can make zipfile and numpy raise nearly anything, over several lines
+        reason = " ".join(str(error).split())
         remedy = "write it by numpy.savez(FILE, h=..., labels=..., sequence=..., position=...)"
-        raise ValueError(f"{path.name}: cannot be used ({error}); {remedy}") from error
+        raise ValueError(f"{path.name}: cannot be used ({reason}); {remedy}") from error
     try:
         return check(**arrays, methods=methods, seed=seed)
     except ValueError as error:

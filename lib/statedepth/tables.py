@@ -171,6 +171,15 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
         },
         ["task", "architecture", "seed", "site", "intervention", "at", "offset"],
     ),
+    # the parts of the necessity test's pass, done together and cell by cell
+    "passes": _schema(
+        {
+            "part": pa.Column(str, pa.Check.isin(["edits", "refits"])),
+            "architecture": pa.Column(str),
+            **{name: pa.Column(float, pa.Check.gt(0)) for name in ("seconds", "seconds_cell_by_cell", "ratio")},
+        },
+        ["part", "architecture"],
+    ),
     # what needs no network
     "baselines": _schema(
         {
