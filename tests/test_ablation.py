@@ -143,7 +143,7 @@ def test_an_eraser_that_does_nothing_is_absent_not_a_null_result():
 def test_where_the_position_tells_of_the_state_an_eraser_of_all_positions_follows():
     """Depth is odd at odd positions: without it, a probe of all positions reads the position."""
     model = Planted(dyck(1, 3, "depth"), "cause")
-    table = measure(model, model.task, 12, SMALL, sites=[1], methods={"each": ("LEACE",)})
+    table = measure(model, model.task, 20, SMALL, sites=[1], methods={"each": ("LEACE",)})
     row = table.iloc[0]
     per_position = 2.5  # two classes at even positions, up to two at odd ones, one at the first
     assert row["rank"] > per_position
