@@ -192,7 +192,9 @@ figures.chart("causal_necessity", "directions", session.tables)
 # {num}`causal_necessity.mamba.parity.strong-direction` by the most penalised probe's and
 # {num}`causal_necessity.mamba.parity.mean-projection` by that between class means. All three take out one direction of the
 # same number of features. Of {num}`causal_necessity.inert` cells that looked inert by the probe's direction, INLP shows
-# {num}`causal_necessity.reversed` to carry the task.
+# {num}`causal_necessity.reversed` to carry the task, by more than every draw of random subspaces of its rank. In
+# {num}`causal_necessity.reversed.not` more it costs half of the way or more, and some random subspace as much: until no probe
+# reads anything, INLP takes out {num}`causal_necessity.inlp.rank` directions on the mean, which is most of a stream.
 #
 # The same models, site by site:
 
@@ -368,7 +370,8 @@ notebook.Rows(
 # - Edits take the stream off the activations that training knew. Resample ablation (the part of another string in place of
 #   the mean) stands beside every edit in the table.
 # - Where an eraser takes most of a site's variance, no other subspace holds as much, so that the variance-matched control is
-#   weaker than it should be: by over a tenth in {num}`causal_necessity.unmatched` cells that are called *necessary*.
+#   weaker than it should be: by over a tenth in {num}`causal_necessity.unmatched` cells that are called *necessary* (all
+#   methods, positions and lengths).
 # - INLP is fitted for all positions together and at the last one, not at each: there it takes most of a site's features. It
 #   is done when a probe is within a point of the most frequent class on validation, which is no guarantee.
 # - Beyond the training length erasers and probes are fitted anew on strings of that length, with half of the data. The

@@ -309,8 +309,11 @@ def _of_reversals(tables: Tables) -> list[str]:
     table = reversals(tables)
     if not len(table):
         return []
+    turned = int(table["reversed"].sum())
+    like = int(((table["fall_inlp"] >= HALF) & ~table["reversed"]).sum())
     return [
-        f"Of {len(table)} cells that looked inert by one direction, INLP shows {int(table['reversed'].sum())} to carry the task."
+        f"Of {len(table)} cells that looked inert by one direction, INLP shows {turned} to carry the task; in {like} more it "
+        f"costs half of the way or more, but some random subspace of its rank ({table['rank_inlp'].mean():.0f} on the mean) costs as much."
     ]
 
 
@@ -423,6 +426,17 @@ def _of_one_direction(found: Numbers, tables: Tables) -> None:
     _count(found, "inert", len(turned), "cells that looked inert by one direction", "causal-reversal", True)
     label = "of these, cells that INLP shows to carry the task"
     _count(found, "reversed", int(turned["reversed"].sum()), label, "causal-reversal", True)
+    like = int(((turned["fall_inlp"] >= HALF) & ~turned["reversed"]).sum())
+    label = "cells in which INLP costs half of the way or more, and some random subspace of its rank as much"
+    _count(found, "reversed.not", like, label, "causal-reversal")
+    rank = float(turned["rank_inlp"].mean()) if len(turned) else None
+    found.add(
+        "inlp.rank",
+        rank,
+        f"{rank:.0f}" if rank is not None else "",
+        "directions that INLP takes out, on the mean",
+        "causal-reversal",
+    )
 
 
 def _of_ablations(found: Numbers, tables: Tables) -> None:
@@ -469,7 +483,8 @@ def _of_outcomes(found: Numbers, tables: Tables) -> None:
     _count(found, "control.alone", int(alone.sum()), label, "causal-outcomes")
     weak = (table["outcome"] == "necessary") & (table["matched_share"] < 0.9 * table["variance_removed"])
     label = "necessary cells whose variance-matched control took over a tenth less than the eraser"
-    _count(found, "unmatched", int(weak.sum()), label, "causal-outcomes")
+    needed = int((table["outcome"] == "necessary").sum())
+    found.add("unmatched", int(weak.sum()), f"{int(weak.sum())} of {needed}", label, "causal-outcomes")
     left = table.dropna(subset=["mlp"])
     value = float(_share(left["mlp"], left["majority"]).mean()) if len(left) else None
     label = "readability by an MLP after LEACE at each position, mean over cells"
