@@ -85,7 +85,10 @@ def refits(trained: Trained, settings: NecessitySettings) -> tuple[Rival, Rival]
 def measured(architectures: list[str], settings: NecessitySettings, rounds: int) -> pd.DataFrame:
     """A row per part and architecture: seconds of both ways, and their ratio."""
     rows = []
-    for run in grid.cross(["parity"], architectures, [0], 64, 4, length=LENGTH):
+    asked = grid.cross(["parity"], architectures, [0], 64, 4, length=LENGTH)
+    three = [family for family in ("mamba", "gru") if family in architectures]  # classes; scikit-learn takes its time
+    asked += grid.cross(["dyck-2-4"], three, [0], 64, 4, length=LENGTH) if three else []
+    for run in asked:
         trained = grid.fetch(run)
         for part, make in (("edits", edits), ("refits", refits)):
             together, one_by_one = make(trained, settings)
@@ -99,10 +102,16 @@ def measured(architectures: list[str], settings: NecessitySettings, rounds: int)
                     way()
                     spent[name].append(time.perf_counter() - start)
             ours, theirs = (float(np.median(spent[name])) for name in ("ours", "theirs"))
-            row = {"part": part, "architecture": run.model.family, "seconds": ours, "seconds_cell_by_cell": theirs}
+            row = {
+                "part": part,
+                "task": run.task,
+                "architecture": run.model.family,
+                "seconds": ours,
+                "seconds_cell_by_cell": theirs,
+            }
             rows.append({**row, "ratio": theirs / ours})
             print(
-                f"{part} of {run.model.family}: {ours:.2f} s together, {theirs:.2f} s cell by cell, {theirs / ours:.1f}x"
+                f"{part} of {run.model.family} on {run.task}: {ours:.2f} s together, {theirs:.2f} s cell by cell, {theirs / ours:.1f}x"
             )
     return pd.DataFrame(rows)
 

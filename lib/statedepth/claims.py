@@ -89,12 +89,12 @@ def numbers_of_seed(tables: Tables) -> dict[str, Number]:
 
 
 def numbers_of_passes(tables: Tables) -> dict[str, Number]:
-    """How many times as long each part of the necessity test takes cell by cell: `PART.ARCHITECTURE`."""
+    """How many times as long each part of the necessity test takes cell by cell: `PART.TASK.ARCHITECTURE`."""
     return {
-        f"{row['part']}.{row['architecture']}": Number(
+        f"{row['part']}.{row['task']}.{row['architecture']}": Number(
             two_figures(float(row["ratio"])) + "×",
             float(row["ratio"]),
-            f"{row['part']} in {NAMES[str(row['architecture'])]}: times as long cell by cell",
+            f"{row['part']} in {NAMES[str(row['architecture'])]} on {task_name(str(row['task']))}: times as long cell by cell",
             "speed-necessity",
         )
         for row in tables["passes"].to_dict("records")

@@ -175,10 +175,11 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
     "passes": _schema(
         {
             "part": pa.Column(str, pa.Check.isin(["edits", "refits"])),
+            "task": pa.Column(str),
             "architecture": pa.Column(str),
             **{name: pa.Column(float, pa.Check.gt(0)) for name in ("seconds", "seconds_cell_by_cell", "ratio")},
         },
-        ["part", "architecture"],
+        ["part", "task", "architecture"],
     ),
     # what needs no network
     "baselines": _schema(
