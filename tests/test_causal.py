@@ -216,7 +216,7 @@ def test_figures_and_numbers_bear_a_run_in_which_no_model_learned_its_task(name)
 
 def test_captions_count_what_is_drawn(usual):
     assert "0 by the probe's direction, 0 by the most penalised probe's direction, 10 by the direction between class means" in causal_figures.directions(usual).caption  # fmt: skip
-    assert "by direction, one eraser, not removed in 150; by LEACE, at each position, necessary in 150" in causal_figures.outcomes(usual).caption  # fmt: skip
+    assert "by one direction, not removed in 150; by LEACE at each position, necessary in 150" in causal_figures.outcomes(usual).caption  # fmt: skip
     planted = usual["planted"].copy()
     planted.loc[planted.index[0], "outcome"] = "inconclusive"
     wrong = causal_figures.planted({**usual, "planted": planted}).caption

@@ -17,7 +17,11 @@ from statedepth.verdicts import NAMES, Tables, task_name
 OUTCOME_COLOURS = {"necessary": "#3b2a6b", "inconclusive": "#8d86a8", "not necessary": "#cfc8ea", "not removed": "#b9770e", "absent": "#dddddd"}  # fmt: skip
 DARK = ("necessary", "inconclusive", "not removed")  # under white text
 METHODS = ("direction", "strong direction", "mean projection", "LEACE", "INLP")
-SCOPES = {"pooled": "one eraser", "each": "at each position", "last": "last position"}
+SCOPES = {"pooled": "one", "each": "each", "last": "last"}
+ROWS = (
+    "In a row's name, one: one eraser for all positions; each: one at each position; last: at the last position alone. "
+)
+SHORT = {"mean projection": "class means"}  # of names that a phone has no room for
 LOST = "task lost"
 READ = "still read"
 SHARE = alt.Scale(domain=[-0.1, 1.3], clamp=True)
@@ -32,12 +36,16 @@ def _shade(legend: bool) -> alt.Color:
 
 def _named(table: pd.DataFrame) -> pd.DataFrame:
     """With the names that readers see, and a row label for the method and the positions of the edit."""
-    rows = [f"{m}, {SCOPES[p]}" for m, p in zip(table["method"], table["positions"], strict=True)]
+    rows = [_row(m, p) for m, p in zip(table["method"], table["positions"], strict=True)]
     return table.assign(name=table["architecture"].map(NAMES), panel=table["task"].map(task_name), row=rows)
 
 
+def _row(method: str, positions: str) -> str:
+    return f"{SHORT.get(method, method)}, {SCOPES[positions]}"
+
+
 def _order(table: pd.DataFrame) -> list[str]:
-    wanted = [f"{method}, {scope}" for scope in SCOPES.values() for method in METHODS]
+    wanted = [_row(method, positions) for positions in SCOPES for method in METHODS]
     return [row for row in wanted if row in set(table["row"])]
 
 
@@ -89,7 +97,7 @@ def planted(tables: Tables) -> Figure:
     came = "Every framed cell came out as planted." if not wrong else f"{wrong} framed cells came out otherwise."
     caption = (
         "What the whole pipeline says of three hand-built models, sites 1 and 2. Framed: what was planted is known. "
-        f"{came} A probe's direction does not remove even a state that has one clean code."
+        f"{came} A probe's direction does not remove even a state that has one clean code. " + ROWS
     )
     return Figure(_stacked(panels), "causal_necessity.planted", caption, caption)
 
@@ -128,7 +136,7 @@ def story(tables: Tables) -> Figure:
     caption = (
         f"Left: how well probes refitted at single positions still read the state after the edit. Right: {LOST}, the share of the way "
         "down to the most frequent class. Mean over the sites before the last at the training length, with 95% t intervals "
-        "over seeds. " + _of_story(by_model)
+        "over seeds. " + _of_story(by_model) + " " + ROWS
     )
     return Figure(_stacked(panels), "causal_necessity.story", caption, caption)
 
@@ -137,10 +145,10 @@ def _of_story(by_model: pd.DataFrame) -> str:
     """What the figure shows, in words."""
     mean = by_model.groupby("row")[["own_after", "fall"]].mean()
     said = []
-    for row in ("direction, one eraser", "LEACE, at each position"):
+    for row, words in SAID.items():
         if row in mean.index:
             read, fall = mean.loc[row, ["own_after", "fall"]].to_numpy()
-            said.append(f"{row}: {read:.0%} of the readability is left and {fall:.0%} of the task is lost")
+            said.append(f"{words}: {read:.0%} of the readability is left and {fall:.0%} of the task is lost")
     return ("On the mean, by " + "; by ".join(said) + ".") if said else ""
 
 
@@ -151,11 +159,12 @@ def directions(tables: Tables) -> Figure:
     found = found.assign(positions="pooled", low=found["low"].fillna(found["fall"]), high=found["high"].fillna(found["fall"]))  # fmt: skip
     table = _named(found)
     panels: list[Any] = []
-    names, ways = _names(table), list(DIRECTIONS.values())
-    table["way"] = table["method"].map(DIRECTIONS)
+    ways = {"direction": "the probe's", "strong direction": "most penalised", "mean projection": "class means"}
+    names = _names(table)
+    table["way"] = table["method"].map(ways)
     for panel in _panels(table):
         base = alt.Chart(table[table["panel"] == panel]).encode(
-            y=alt.Y("way:N", sort=ways, title=None, axis=alt.Axis(labelLimit=230)),
+            y=alt.Y("way:N", sort=list(ways.values()), title=None, axis=alt.Axis(labelLimit=230)),
             yOffset=alt.YOffset("name:N", sort=names),
         )
         x = alt.X("fall:Q", title=LOST, scale=SHARE, axis=alt.Axis(values=[0, 0.5, 1], format="%"))
@@ -166,14 +175,16 @@ def directions(tables: Tables) -> Figure:
         panels.append((half + rule + point).properties(width=170, height=alt.Step(11), title=panel))
     held = found.groupby("method")["holds"].apply(lambda h: int((h == True).sum()))  # noqa: E712
     counted = ", ".join(f"{held.get(method, 0)} by {name}" for method, name in DIRECTIONS.items())
+    named = "; ".join(f"{ways[method]}: {name}" for method, name in DIRECTIONS.items())
     caption = (
         f"{LOST.capitalize()} when one direction is taken out at the best-readable site, at all positions, with 95% t intervals over seeds. "
         f"At or over the dashed line, and over every control, it destroys the task: of {len(table) // max(1, len(DIRECTIONS))} "
-        f"architectures and tasks, {counted}."
+        f"architectures and tasks, {counted}. Rows are {named}."
     )
     return Figure(_stacked(panels), "causal_necessity.directions", caption, caption)
 
 
+SAID = {"direction, one": "one direction", "LEACE, each": "LEACE at each position"}
 BY_SITE = {("pooled", "direction"): "direction", ("each", "LEACE"): "LEACE, each position"}
 
 
@@ -243,25 +254,28 @@ def outcomes(tables: Tables) -> Figure:
         )
         panels.append((bar + text).properties(width=170, height=alt.Step(22), title=panel))
     said = {row: part.set_index("outcome")["cells"] for row, part in found.groupby("row")}
-    words = []
-    for row in ("direction, one eraser", "LEACE, at each position"):
+    counted = []
+    for row, words in SAID.items():
         if row in said:
             total = said[row].groupby(level=0).sum()
-            words.append(f"by {row}, " + ", ".join(f"{name} in {total[name]}" for name in OUTCOMES if name in total))
+            counted.append(
+                f"by {words}, " + ", ".join(f"{name} in {total[name]}" for name in OUTCOMES if name in total)
+            )
     caption = (
         "Cells (a site before the last, an architecture, a seed) by outcome, at the training length. The state is: "
-        + "; ".join(words)
-        + "."
+        + "; ".join(counted)
+        + ". "
+        + ROWS
     )
     return Figure(_stacked(panels), "causal_necessity.outcomes", caption, caption)
 
 
 CONTROLS = {
-    "fall": "LEACE, each position",
-    "resample_fall": "the same, from another string",
-    "matched_fall": "random, same variance",
-    "random_fall": "random, same rank",
-    "control_fall": "an irrelevant variable",
+    "fall": "LEACE, each",
+    "resample_fall": "resampled",
+    "matched_fall": "same variance",
+    "random_fall": "same rank",
+    "control_fall": "another variable",
 }
 
 
@@ -290,8 +304,9 @@ def controls(tables: Tables) -> Figure:
     taken = float(table["variance_removed"].mean()) if len(table) else math.nan
     matched = float(table["matched_share"].mean()) if len(table) else math.nan
     caption = (
-        f"{LOST.capitalize()} by LEACE at each position and by its controls, mean over the sites before the last, with 95% t intervals over "
-        f"seeds. LEACE takes {taken:.0%} of the variance on the mean; the control that is matched to it comes to "
+        f"{LOST.capitalize()} by LEACE at each position, by the same with the part of another string in place of what it takes, and by "
+        "its controls: random subspaces of the same variance and of the same rank, and LEACE of another, irrelevant variable. Mean "
+        f"over the sites before the last, with 95% t intervals over seeds. LEACE takes {taken:.0%} of the variance on the mean; the control that is matched to it comes to "
         f"{matched:.0%} where the state's own subspace is left alone."
     )
     return Figure(_stacked(panels), "causal_necessity.controls", caption, caption)
