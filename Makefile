@@ -10,7 +10,7 @@ book: .venv/.ready ## execute every notebook at the quick profile and build the 
 	$(BIN)/python -m statedepth book
 
 test: .venv/.ready ## run all tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 run: .venv/.ready ## execute one notebook: make run NOTEBOOK=flip ARGS="-p seeds '[0]' -p d_model 48"
 	$(BIN)/python -m statedepth run $(NOTEBOOK) $(ARGS)

@@ -116,6 +116,25 @@ KEYS = {
     "scaling": "length",
     "seed": "task",
 }
+CELL = {
+    **{"length": 20, "site": 2, "positions": "each", "method": "LEACE", "rank": 1.5, "before": 0.9, "majority": 0.5},
+    **{"before_own": 0.95, "own_majority": 0.5, "refit": 0.5, "refit_majority": 0.5, "refit_by_accuracy": 0.51},
+    **{"refit_own": 0.5, "refit_own_majority": 0.5, "refit_own_by_accuracy": 0.55, "refit_bits": 0.0},
+    **{"refit_own_bits": -0.001, "positions_read": 0, "positions_asked": 6, "mlp": 0.7, "variance_removed": 1.2},
+    **{"norm": 0.4, "intact": 1.0, "task_majority": 0.5, "after": 0.45, "fall": 1.1, "fall_low": 1.0, "fall_high": 1.2},
+    **{"resample_fall": 0.9, "random_fall": -0.01, "random_most": 0.02, "matched_fall": 0.1, "matched_most": 0.2},
+    **{"matched_share": 0.9, "matched_rank": 4.0, "control_readable": -0.01, "control_fall": 0.0, "control_share": 0.1},
+    **{"control": "first token", "outcome": "necessary"},
+}
+ROWS["necessity"] = {**WHERE, "passed": True, "trained_length": 20, **CELL}
+ROWS["planted"] = {"task": "parity", "kind": "cause", "expected": "necessary", **CELL}
+ROWS["patching"] = {
+    **{"task": "parity", "architecture": "lstm", "seed": 0, "passed": True, "site": 4, "intervention": "stream"},
+    **{"at": "read", "offset": -1, "recovery": 1.02, "low": -0.1, "high": 1.3, "follows": 0.9, "n": 250, "left_out": 6},
+    "bound": 1.0,
+}
+ROWS["passes"] = {"part": "edits", "task": "parity", "architecture": "lstm", "seconds": 0.1, "seconds_cell_by_cell": 0.3, "ratio": 3.0}  # fmt: skip
+KEYS |= {"necessity": "site", "planted": "site", "patching": "site", "passes": "architecture"}
 by_name = pytest.mark.parametrize("name", ROWS)
 
 
