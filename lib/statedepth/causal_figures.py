@@ -64,8 +64,7 @@ def _panels(table: pd.DataFrame) -> list[str]:
 def planted(tables: Tables) -> Figure:
     """Does the test return what was planted?"""
     table = tables["planted"].copy()
-    cleaned = table["method"].where(~table["method"].isin(METHODS), table["method"])
-    table["row"] = [m if m not in METHODS else f"{m}, {SCOPES[p]}" for m, p in zip(cleaned, table["positions"], strict=True)]  # fmt: skip
+    table["row"] = [_row(m, p) if m in METHODS else m for m, p in zip(table["method"], table["positions"], strict=True)]
     cells = table.groupby(["task", "kind", "row"], sort=False).agg(
         outcome=("outcome", lambda o: o.iloc[0] if o.nunique() == 1 else "differs by site"),
         expected=("expected", "first"),
