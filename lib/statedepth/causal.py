@@ -118,9 +118,10 @@ def ablations(tables: Tables) -> pd.DataFrame:
                 over = mean_interval((tested["fall"] - tested["strongest"]).to_numpy())
                 holds = bool(fall.estimate >= HALF and over.excludes_zero(1)) if fall.n >= 2 else None
                 row = {"method": method, "name": name, "times": times, "task": task, "architecture": architecture}
+                row |= {"share": tested["variance_removed"].mean()}
                 row |= {"fall": fall.estimate, "low": fall.low, "high": fall.high, "n": fall.n, "over": over.estimate}
                 rows.append({**row, "over_low": over.low, "over_high": over.high, "holds": holds})
-    columns = ["method", "name", "times", "task", "architecture", "fall", "low", "high", "n", "over", "over_low", "over_high", "holds"]  # fmt: skip
+    columns = ["method", "name", "times", "task", "architecture", "fall", "low", "high", "n", "over", "over_low", "over_high", "holds", "share"]  # fmt: skip
     return pd.DataFrame(rows, columns=columns).astype({"holds": object})
 
 
@@ -132,7 +133,8 @@ def refits(tables: Tables) -> pd.DataFrame:
     table = cells(tables)
     table = table[(table["positions"] == ABLATION[0]) & (table["method"] == ABLATION[1]) & (table["rank"] > 0)]
     table = table[table["read_before"] >= READABLE]  # or a refit gets back what was never there
-    return table.assign(back=table["refit"] / table["before"]).reset_index(drop=True)
+    back = {"back": table["refit"] / table["before"], "back_read": table["read_after"] / table["read_before"]}
+    return table.assign(**back).reset_index(drop=True)
 
 
 def reversals(tables: Tables) -> pd.DataFrame:
@@ -146,9 +148,9 @@ def reversals(tables: Tables) -> pd.DataFrame:
     both = one[one["outcome"] != "absent"].merge(many, on=key, suffixes=("", "_inlp"))
     both = both[both["fall"] < TENTH]
     turned = (both["fall_inlp"] >= HALF) & (both["fall_inlp"] > both["random_most_inlp"])
-    return both[[*key, "fall", "fall_inlp", "random_fall_inlp", "random_most_inlp", "rank_inlp"]].assign(
-        reversed=turned
-    )
+    return both[
+        [*key, "fall", "fall_inlp", "random_fall_inlp", "random_most_inlp", "rank_inlp", "outcome_inlp"]
+    ].assign(reversed=turned)
 
 
 def counts(tables: Tables) -> pd.DataFrame:
@@ -253,8 +255,12 @@ def _percent(value: Interval) -> str:
     if math.isnan(value.estimate):
         return "not tested"
     if value.n < 2:
-        return f"{value.estimate:.0%}"
-    return f"{value.estimate:.0%} ({value.low:.0%} to {value.high:.0%})"
+        return f"{value.estimate:.0%}".replace("-0%", "0%")
+    parts = [
+        f"{x:.0%}".replace("-0%", "0%") if abs(x) < 0.005 else f"{x:.0%}"
+        for x in (value.estimate, value.low, value.high)
+    ]
+    return f"{parts[0]} ({parts[1]} to {parts[2]})"
 
 
 def _outcome(judged: pd.DataFrame) -> tuple[str, list[str]]:
@@ -262,16 +268,19 @@ def _outcome(judged: pd.DataFrame) -> tuple[str, list[str]]:
     reasons: list[str] = []
     often: list[bool] = []
     can: list[bool] = []
+    counted: dict[str, list[str]] = {}
     for task in TASKS:
         for times, marks in ((1.0, often), (TWICE, can)):
             rows = judged[(judged["task"] == task) & np.isclose(judged["times"], times) & judged["holds"].notna()]
             yes = rows[rows["holds"] == True]  # noqa: E712
             marks.append(2 * len(yes) >= len(rows) > 0 if times == 1.0 else len(yes) > 0)
-            where = "at the training length" if times == 1.0 else "at twice that"
-            named = f": {', '.join(NAMES[a] for a in yes['architecture'])}" if len(yes) else ""
-            reasons.append(
-                f"On {task_name(task)} {where} ablating the direction destroys the task in {len(yes)} of {len(rows)} architectures{named}."
+            where = "the training length" if times == 1.0 else "twice that"
+            named = f" ({', '.join(NAMES[a] for a in yes['architecture'])})" if len(yes) else ""
+            counted.setdefault(f"{len(yes)} of {len(rows)} architectures{named}", []).append(
+                f"{task_name(task)} at {where}"
             )
+    said = "; ".join(f"in {count} on {', on '.join(places)}" for count, places in counted.items())
+    reasons.append(f"Ablating the probe's direction destroys the task {said}.")
     outcome = "reproduced" if all(often) and all(can) else "partly" if len(held) else "not reproduced"
     return outcome, reasons
 
@@ -297,23 +306,43 @@ def _of_refits(tables: Tables) -> list[str]:
         return []
     back, still = int((table["back"] >= BACK).sum()), int((table["outcome"] == "not removed").sum())
     stands = (
-        "agrees with" if back == len(table) else "agrees with most of" if 2 * back > len(table) else "speaks against"
+        "agrees with"
+        if back == len(table)
+        else "agrees in most cells with"
+        if 2 * back > len(table)
+        else "speaks against"
     )
-    return [
-        f"After it a refitted probe gets back 95% of its accuracy in {back} of {len(table)} cells, and in {still} of them it "
-        f"still reads the state: this {stands} v2."
+    reasons = [
+        f"After it a refitted probe gets back 95% of its accuracy in {back} of {len(table)} cells (of its readability, in "
+        f"{int((table['back_read'] >= BACK).sum())}), and in {still} it still reads the state: this {stands} v2's first statement."
     ]
+    last = at_last_site(tables)
+    if len(last):
+        reasons.append(
+            "That the task survives is no evidence against necessity: at the last site, which the head reads, the same ablation "
+            f"costs no more than {last['fall'].max():.0%} in any architecture and task."
+        )
+    return reasons
+
+
+def at_last_site(tables: Tables) -> pd.DataFrame:
+    """What taking the direction out costs at the last site, where the state is needed by construction: over seeds."""
+    table = _of(cells(tables, judged=False), *ABLATION)
+    table = table[table["site"] == table.groupby(["task", "architecture"])["site"].transform("max")]
+    return table.groupby(["task", "architecture"], sort=False)["fall"].mean().dropna().reset_index()
 
 
 def _of_reversals(tables: Tables) -> list[str]:
     table = reversals(tables)
     if not len(table):
         return []
-    turned = int(table["reversed"].sum())
+    turned = table[table["reversed"]]
     like = int(((table["fall_inlp"] >= HALF) & ~table["reversed"]).sum())
+    still = int((turned["outcome_inlp"] == "not removed").sum())
     return [
-        f"Of {len(table)} cells that looked inert by one direction, INLP shows {turned} to carry the task; in {like} more it "
-        f"costs half of the way or more, but some random subspace of its rank ({table['rank_inlp'].mean():.0f} on the mean) costs as much."
+        f"Of {len(table)} cells that looked inert by one direction, INLP costs half of the way or more, and more than any random "
+        f"subspace of its rank ({table['rank_inlp'].mean():.0f} on the mean), in {len(turned)}, of which a probe still reads "
+        f"the state in {still}; in {like} more some random subspace costs as much."
     ]
 
 
@@ -330,7 +359,13 @@ def _of_peaks(tables: Tables) -> list[str]:
     table = peaks(tables)
     differ = table[(table["low"] > 0) | (table["high"] < 0)]
     named = ", ".join(f"{NAMES[a]} on {task_name(t)}" for a, t in differ[["architecture", "task"]].to_numpy()) or "none"
-    return [f"The site that is read best and the one where erasure hurts most differ, over seeds, in: {named}."] if len(table) else []  # fmt: skip
+    if not len(table):
+        return []
+    text = f"The site that is read best and the one where erasure hurts most differ, over seeds, in: {named}"
+    return [
+        text
+        + ("." if len(differ) else "; equals within an error count as one, so that this does not show that they agree.")
+    ]
 
 
 def _parts(tables: Tables, found: pd.DataFrame) -> list[Part]:
@@ -390,6 +425,13 @@ def numbers(tables: Tables) -> dict[str, Number]:
         planted = tables["planted"][tables["planted"]["expected"] != UNPLANTED]
         right = int((planted["outcome"] == planted["expected"]).sum())
         label = "planted cells that come out as planted"
+        cause = tables["planted"].query(
+            "task == 'parity' and kind == 'cause' and positions == 'pooled' and method == 'direction'"
+        )
+        value = float(cause["fall"].mean()) if len(cause) else None
+        label = "task lost by one direction in the planted Parity model whose code is the cause"
+        found.add("planted.cause", value, f"{value:.0%}" if value is not None else "", label, "causal-planted")
+        label = "planted cells that come out as planted"
         found.add("planted.right", right, f"{right} of {len(planted)}", label, "causal-planted", True)
     for row in _records(transfers(tables)):
         label = f"recovery by {row['intervention']} at site {row['site']}, {NAMES[row['architecture']]} on {task_name(row['task'])}"
@@ -423,6 +465,50 @@ def _of_one_direction(found: Numbers, tables: Tables) -> None:
     least = float(back["back"].min()) if len(back) else None
     label = "least share of its accuracy that a refitted probe got back"
     found.add("direction.least", least, f"{least:.0%}" if least is not None else "", label, "causal-story")
+    back_read = back["back_read"]
+    _count(
+        found,
+        "direction.back-read",
+        int((back_read >= BACK).sum()) if len(back) else None,
+        "of them, cells in which it gets back 95% of its readability",
+        "causal-story",
+    )
+    least = float(back_read.min()) if len(back) else None
+    found.add(
+        "direction.least-read",
+        least,
+        f"{least:.0%}" if least is not None else "",
+        "least share of its readability that a refitted probe got back",
+        "causal-story",
+    )
+    last = at_last_site(tables)
+    for task in TASKS:
+        falls = last.loc[last["task"] == task, "fall"]
+        label = (
+            f"task lost on {task_name(task)} when the direction is out at the last site, at most, over architectures"
+        )
+        found.add(
+            f"last.{task}",
+            float(falls.max()) if len(falls) else None,
+            f"{falls.max():.0%}" if len(falls) else "",
+            label,
+            "causal-reversal",
+        )
+    still = turned[turned["outcome_inlp"] == "not removed"]
+    _count(
+        found,
+        "reversed.still",
+        int(still["reversed"].sum()),
+        "of the reversed cells, those in which the state is still read",
+        "causal-reversal",
+    )
+    _count(
+        found,
+        "inert.still",
+        len(still),
+        "of the inert cells, those in which the state is still read after INLP",
+        "causal-reversal",
+    )
     _count(found, "inert", len(turned), "cells that looked inert by one direction", "causal-reversal", True)
     label = "of these, cells that INLP shows to carry the task"
     _count(found, "reversed", int(turned["reversed"].sum()), label, "causal-reversal", True)
@@ -453,6 +539,9 @@ def _of_ablations(found: Numbers, tables: Tables) -> None:
                     key = f"{architecture}.{task}.{method}".replace(" ", "-") + ("" if times == 1.0 else f".{times:g}x")
                     where = f"in {name} on {task_name(task)}, {times:g}x the training length"
                     label = f"task lost when {what} is out at the best-readable site, {where}"
+                    if times == 1.0:
+                        share, of = row["share"] if row else None, f"share of variance that {what} takes there, {where}"
+                        found.add(f"{key}.share", share, f"{share:.1%}" if row else "", of, "causal-reversal")
                     headline = method == ABLATION[1] and times == 1.0
                     lacking = "not tested" if row else NOT_RUN
                     found.add(key, row["fall"] if row else None, text, label, "causal-reversal", headline, lacking)
@@ -480,6 +569,19 @@ def _of_outcomes(found: Numbers, tables: Tables) -> None:
     alone = (table["outcome"] == "inconclusive") & (table["fall"] >= HALF) & (table["control_fall"] >= table["fall"])
     alone &= table[["random_most", "matched_most"]].max(axis=1) < table["fall"]
     label = "cells that are not called necessary because of the irrelevant variable's control alone"
+    exact = _of(table, *EXACT)
+    elsewhere = exact[(exact["architecture"] != "transformer") | (exact["task"] != "parity")]
+    needed = int((elsewhere["outcome"] == "necessary").sum())
+    label = "cells in which the state is necessary by LEACE at each position, but for the Transformer on Parity"
+    found.add("each.LEACE.elsewhere", needed, f"{needed} of {len(elsewhere)}", label, "causal-outcomes")
+    of_these = exact[exact["outcome"] == "necessary"]
+    _count(
+        found,
+        "each.LEACE.unmatched",
+        int((of_these["matched_share"] < 0.9 * of_these["variance_removed"]).sum()),
+        "of its necessary cells, those whose variance-matched control took over a tenth less",
+        "causal-outcomes",
+    )
     _count(found, "control.alone", int(alone.sum()), label, "causal-outcomes")
     weak = (table["outcome"] == "necessary") & (table["matched_share"] < 0.9 * table["variance_removed"])
     label = "necessary cells whose variance-matched control took over a tenth less than the eraser"

@@ -105,7 +105,11 @@ def story(tables: Tables) -> Figure:
     """Per method: is the variable gone, and is the task gone?"""
     table = _named(causal.cells(tables))
     table = table[(table["times"].round(6) == 1) & (table["positions"] != "last")]
-    by_model = table.groupby(["panel", "row", "name", "seed"], sort=False)[["own_after", "fall"]].mean().reset_index()
+    by_model = (
+        table.groupby(["panel", "row", "name", "seed"], sort=False)[["own_before", "own_after", "fall"]]
+        .mean()
+        .reset_index()
+    )
     order = _order(table)
     panels: list[Any] = []
     names = _names(table)
@@ -147,8 +151,9 @@ def _of_story(by_model: pd.DataFrame) -> str:
     for row, words in SAID.items():
         if row in mean.index:
             read, fall = mean.loc[row, ["own_after", "fall"]].to_numpy()
-            said.append(f"{words}: {read:.0%} of the readability is left and {fall:.0%} of the task is lost")
-    return ("On the mean, by " + "; by ".join(said) + ".") if said else ""
+            said.append(f"after {words} {read:.0%} and {fall:.0%} of the task lost")
+    before = float(by_model["own_before"].mean()) if said else 0.0
+    return f"Readability on the mean: {before:.0%} before; {'; '.join(said)}." if said else ""
 
 
 def directions(tables: Tables) -> Figure:
