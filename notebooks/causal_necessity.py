@@ -205,14 +205,14 @@ figures.chart("causal_necessity", "directions", session.tables)
 # {num}`causal_necessity.mamba.parity.mean-projection.share` of the variance there. The probe's direction also costs no more than
 # {num}`causal_necessity.last.parity` on Parity and {num}`causal_necessity.last.dyck-2-4` on Dyck at the *last* site, where the
 # state is needed by construction, and {num}`causal_necessity.planted.cause` in the planted Parity model whose code is the cause.
-# A task that survives it is no evidence against necessity.
+# Where an edit costs little even there, a task that survives it is no evidence against necessity.
 #
 # Of {num}`causal_necessity.inert` cells that looked inert by the probe's direction, INLP costs half of the way or more, and more
 # than every draw of random subspaces of its rank, in {num}`causal_necessity.reversed`; but a probe still reads the state in
 # {num}`causal_necessity.reversed.still` of these, so that by our rule they are *not removed*. In
 # {num}`causal_necessity.reversed.not` more some random subspace costs as much: until a pooled probe is within a point of the most
 # frequent class on validation, INLP takes out {num}`causal_necessity.inlp.rank` directions on the mean, most of a stream, and
-# single positions are still read in {num}`causal_necessity.inert.still` of all. v2's reversal is neither shown nor refuted here.
+# single positions are still read in {num}`causal_necessity.inert.still` of all.
 #
 # The same models, site by site:
 

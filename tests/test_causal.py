@@ -123,6 +123,12 @@ def test_refits_are_counted_where_there_was_something_to_read(usual):
     assert len(refits(unread)) == 2 * 5 * 5 * 4 * 2  # the first site has nothing to get back
 
 
+def test_only_an_ablation_that_costs_little_where_the_state_is_surely_needed_proves_nothing(usual):
+    said = "no evidence against necessity"
+    assert any(said in reason for reason in verdict(usual).reasons)  # a tenth at the last site
+    assert not any(said in reason for reason in verdict(causal_tables(DESTROYS, patched=False)).reasons)
+
+
 def test_a_reversal_needs_half_of_the_way_and_more_than_random_subspaces(usual):
     assert reversals(usual)["reversed"].all() and holds(verdict(usual), "v2.reversal")
     weak = causal_tables({None: {("pooled", "INLP"): ((0.4, 0.4, 0.4, 1.0), 0.0)}}, patched=False)

@@ -317,7 +317,7 @@ def _of_refits(tables: Tables) -> list[str]:
         f"{int((table['back_read'] >= BACK).sum())}), and in {still} it still reads the state: this {stands} v2's first statement."
     ]
     last = at_last_site(tables)
-    if len(last):
+    if len(last) and last["fall"].max() < HALF:  # or the ablation would have found what it looks for
         reasons.append(
             "That the task survives is no evidence against necessity: at the last site, which the head reads, the same ablation "
             f"costs no more than {last['fall'].max():.0%} in any architecture and task."
