@@ -420,10 +420,10 @@ def test_a_trained_network_is_read_far_better_than_an_untrained_one(monkeypatch)
 
 def test_activations_are_the_stream_of_the_model_on_the_split_in_order():
     run = Run("parity", ModelSpec("gru", d_model=8, n_layers=2), TrainSpec())
-    found = probes.activations(training.untrained(run), 7, [0, 2], 1030, "test", seed=3)
+    found = probes.activations(run.untrained(), 7, [0, 2], 1030, "test", seed=3)
     assert found.batch.tokens.shape == (1030, 7)
     assert set((tasks.sequence_hash(found.batch.tokens.numpy()) % 10).tolist()) == {9}
-    model = training.untrained(run).model
+    model = run.untrained().model
     with torch.no_grad():
         embedded = model.backbone.embeddings(found.batch.tokens)
         assert np.array_equal(found.h[0], embedded.numpy())
@@ -434,7 +434,7 @@ def test_activations_are_the_stream_of_the_model_on_the_split_in_order():
 def test_baselines_stand_on_the_same_test_sequences_as_the_profile(task, variable):
     run = Run(task, ModelSpec("gru", d_model=8, n_layers=1), TrainSpec())
     settings = ProbeSettings(n_fit=100, n_validation=32, n_test=64)
-    profile = cell(probes.profile(training.untrained(run), variable, 8, settings), penalty=0)
+    profile = cell(probes.profile(run.untrained(), variable, 8, settings), penalty=0)
     beside = probes.baselines(named(task), variable, 8, 1, settings)
     assert beside["site"].unique().tolist() == [0, 1]
     assert not beside.duplicated(["site", "position"]).any() and beside.notna().all(axis=None)
@@ -659,7 +659,7 @@ def test_the_control_function_is_the_same_whatever_sample_the_probe_was_fitted_o
 def small_profile(labelled_by="", variable="top", **changes):
     settings = ProbeSettings(n_fit=100, n_validation=32, n_test=64, **changes)
     run = Run("dyck-2-4", ModelSpec("gru", d_model=8, n_layers=1), TrainSpec())
-    return probes.profile(training.untrained(run), variable, 8, settings, labelled_by)
+    return probes.profile(run.untrained(), variable, 8, settings, labelled_by)
 
 
 def test_without_probes_of_their_own_the_pooled_ones_are_the_same():

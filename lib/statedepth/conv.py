@@ -147,7 +147,7 @@ def attribution(trained: Trained, length: int, n: int, seed: int = 0) -> pd.Data
         "current token": lambda _: current_token,
         "mean output": lambda block: mean_output(means[block]),
     }
-    if trained.run.model.d_conv == 1:
+    if trained.run.taps == 1:
         del edits["current token"]
     intact, rows = accuracy(), []
     for name, edit in edits.items():

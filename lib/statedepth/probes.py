@@ -17,7 +17,7 @@ from statedepth.logistic import PENALTIES
 from statedepth.models import ModelSpec
 from statedepth.stream import stream
 from statedepth.tasks import SPLITS, Batch, Task
-from statedepth.training import Trained, untrained
+from statedepth.training import Trained
 
 SHOWN_PENALTIES = (*PENALTIES, 1e4)  # at each of these alone the pooled profile is given too: does the choice matter?
 POOLED_POSITIONS = 4  # positions drawn from each sequence to fit a pooled probe; it is tested at all of them
@@ -241,7 +241,7 @@ def profile(
     sites = list(range(len(models.blocks(trained.model)) + 1))
     rows: list[dict[str, object]] = []
     for network in ("trained", "untrained") if settings.beside else ("trained",):
-        subject = trained if network == "trained" else untrained(trained.run, _device(trained))
+        subject = trained if network == "trained" else trained.run.untrained(_device(trained))
         data = {
             split: activations(subject, length, sites, n, split, settings.seed, reader)
             for split, n in zip(SPLITS, (settings.n_fit, settings.n_validation, settings.n_test), strict=True)
@@ -254,7 +254,7 @@ def profile(
                 h = {split: part.h[site] for split, part in data.items()}
                 shown = SHOWN_PENALTIES if (network, labels) == ("trained", "task") else ()
                 own = settings.own == "all" or (settings.own == "trained" and bool(shown))
-                n_classes, beyond = reader.n_states[variable], window(sites[-1], trained.run.model.d_conv)
+                n_classes, beyond = reader.n_states[variable], window(sites[-1], trained.run.taps)
                 for row in _probe_site(h, y, n_classes, settings.seed, beyond, shown, own):
                     rows.append({"site": site, "network": network, "labels": labels, **row})
     return pd.DataFrame(rows)

@@ -2,11 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import safetensors
@@ -138,6 +138,22 @@ class Run:
         text = json.dumps({"task": self.task, **changed}, sort_keys=True)
         return f"{self.task}-{self.model.family}-{self.model.seed}-{hashlib.sha256(text.encode()).hexdigest()[:10]}"
 
+    @property
+    def seed(self) -> int:
+        """Of the initial weights and of the training data."""
+        return self.model.seed
+
+    @property
+    def taps(self) -> int:
+        """Of the short convolution: what a block of Mamba sees of the tokens without its state."""
+        return self.model.d_conv
+
+    def untrained(self, device: str = "cpu") -> "Trained":
+        """The same architecture with other random weights, never trained: a baseline for every probe."""
+        task = tasks.named(self.task)
+        spec = replace(self.model, seed=(self.seed + 1_000_003) % 2**31)
+        return Trained(models.build(spec, task.vocab_size, task.n_outputs).eval().to(device), task, self, [])
+
 
 @cache
 def _splits_hold(task: str, shortest: int, longest: int) -> None:
@@ -151,13 +167,42 @@ def _splits_hold(task: str, shortest: int, longest: int) -> None:
             tasks.named(task).sample(1, length, torch.Generator().manual_seed(0), split)
 
 
+class TaskRun(Protocol):
+    """What training and probing need to know of a run: a `Run`, or a fine-tuned checkpoint's."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def task(self) -> str:
+        """Name of the task."""
+
+    @property
+    def train(self) -> TrainSpec:
+        """The recipe."""
+
+    @property
+    def key(self) -> str:
+        """Name of the checkpoint."""
+
+    @property
+    def seed(self) -> int:
+        """Of the weights that are new, and of the training data."""
+
+    @property
+    def taps(self) -> int:
+        """Of a short convolution; 1 where there is none."""
+
+    def untrained(self, device: str = "cpu") -> "Trained":
+        """The same architecture with other random weights, never trained."""
+
+
 @dataclass(frozen=True)
 class Trained:
     """A trained model with its record."""
 
-    model: models.Tracker
+    model: nn.Module
     task: tasks.Task
-    run: Run
+    run: TaskRun
     history: list[dict[str, float]]  # every SAVE_EVERY steps: step, loss, longest length
     accuracy: dict[int, list[float]] = field(default_factory=dict)  # length -> accuracy at each position, test split
 
@@ -191,27 +236,35 @@ def evaluate(
     return right.double().mean(0).tolist()
 
 
-def train(
-    run: Run,
-    folder: Path | None = None,
-    device: str = "cpu",
+def state_loss(model: nn.Module, tokens: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy over the states at every position, and the (B, T, n_outputs) logits."""
+    out = models.logits(model, tokens)
+    return F.cross_entropy(out.flatten(0, 1), targets.flatten()), out.detach()
+
+
+def fit(
+    model: nn.Module,
+    run: "TaskRun",
+    resume: Path | None = None,
+    loss_of: Callable[[nn.Module, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = state_loss,
     progress: bool = True,
     stop_after: int | None = None,
-) -> Trained:
-    """Train from nothing, or go on from where an interrupted run of the same spec left off in `folder`.
+) -> list[dict[str, float]]:
+    """Train `model`, as it is given, by the recipe of `run`; what is left in the file `resume` is gone on with.
 
-    Same run, same machine: the same bits, interrupted or not. `stop_after` ends early after so many steps, as a kill
-    would, and raises KeyboardInterrupt. Raises FloatingPointError where the loss is no longer finite.
+    `loss_of(model, tokens, targets)` gives the loss and the detached (B, T, n_outputs) logits of the states. Returns the
+    history. `stop_after` ends early after so many steps, as a kill would, and raises KeyboardInterrupt. Raises
+    FloatingPointError where the loss is no longer finite.
     """
     task, spec = tasks.named(run.task), run.train
-    model = models.build(run.model, task.vocab_size, task.n_outputs).to(device)
+    device = next(model.parameters()).device
     optimiser = torch.optim.AdamW(model.parameters(), lr=spec.lr, weight_decay=0.01, fused=True)
-    generator = torch.Generator().manual_seed(run.model.seed + 1)
+    generator = torch.Generator().manual_seed(run.seed + 1)
     longest, first, end = spec.min_length, 0, spec.steps
     history: list[dict[str, float]] = []
-    resume = None if folder is None else folder / f"{run.key}.resume.safetensors"
     if resume is not None and resume.exists():
-        longest, first, end, history = _load_progress(resume, run, model, optimiser, generator)
+        meta = load_progress(resume, run, model, optimiser, generator)
+        longest, first, end, history = meta["longest"], meta["step"], meta["end"], meta["history"]
     bar = tqdm(initial=first, total=end, desc=run.key, disable=not progress, mininterval=2)
     step = first - 1
     while (step := step + 1) < end:
@@ -222,14 +275,13 @@ def train(
             length = int(torch.randint(spec.min_length, longest + 1, (), generator=generator))
         batch = task.sample(spec.batch, length, generator, "train")
         targets = batch.targets.to(device)
-        out = models.logits(model, batch.tokens.to(device))
-        loss = F.cross_entropy(out.flatten(0, 1), targets.flatten())
+        loss, out = loss_of(model, batch.tokens.to(device), targets)
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         if length == longest and longest < spec.length:
-            right = out.detach()[:, -2:].argmax(-1) == targets[:, -2:]
+            right = out[:, -2:].argmax(-1) == targets[:, -2:]
             longest += int(right.double().mean() > spec.grow_at)
         bar.update()
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == end:
@@ -246,15 +298,39 @@ def train(
                 if reached >= spec.stop_at:
                     bar.total = end = shortened
             if resume is not None:
-                _save_progress(resume, run, model, optimiser, generator, longest, step + 1, end, history)
+                done = {"longest": longest, "step": step + 1, "end": end, "history": history}
+                save_progress(resume, run, model, optimiser, generator, done)
         if stop_after is not None and step + 1 >= stop_after:
             raise KeyboardInterrupt
     bar.close()
-    model.eval()
+    return history
+
+
+def round_to(model: nn.Module, stored: torch.dtype) -> None:
+    """Round all weights to what a checkpoint holds: what is evaluated, probed and published is what was stored."""
     with torch.no_grad():
-        for weights in model.parameters():  # what is evaluated, probed and published is what the checkpoint holds
-            weights.copy_(weights.to(STORED))
-    accuracy = {length: evaluate(model, task, length) for length in lengths_beyond(spec.length)}
+        for weights in model.parameters():
+            weights.copy_(weights.to(stored))
+
+
+def train(
+    run: Run,
+    folder: Path | None = None,
+    device: str = "cpu",
+    progress: bool = True,
+    stop_after: int | None = None,
+) -> Trained:
+    """Train from nothing, or go on from where an interrupted run of the same spec left off in `folder`.
+
+    Same run, same machine: the same bits, interrupted or not. Raises as `fit` does.
+    """
+    task = tasks.named(run.task)
+    model = models.build(run.model, task.vocab_size, task.n_outputs).to(device)
+    resume = None if folder is None else folder / f"{run.key}.resume.safetensors"
+    history = fit(model, run, resume, progress=progress, stop_after=stop_after)
+    model.eval()
+    round_to(model, STORED)
+    accuracy = {length: evaluate(model, task, length) for length in lengths_beyond(run.train.length)}
     trained = Trained(model, task, run, history, accuracy)
     if folder is not None:
         save(trained, folder)
@@ -268,41 +344,40 @@ def lengths_beyond(length: int) -> list[int]:
     return [round(length * factor) for factor in BEYOND]
 
 
-def _digest(tensors: dict[str, torch.Tensor]) -> str:
+def digest(tensors: Mapping[str, torch.Tensor]) -> str:
+    """SHA-256 of names and contents."""
     return hashlib.sha256(b"".join(n.encode() + t.numpy().tobytes() for n, t in sorted(tensors.items()))).hexdigest()
 
 
-def _save_progress(
+def save_progress(
     path: Path,
-    run: Run,
+    run: object,
     model: nn.Module,
     optimiser: torch.optim.Optimizer,
     generator: torch.Generator,
-    longest: int,
-    step: int,
-    end: int,
-    history: list[dict[str, float]],
+    done: Mapping[str, Any],
 ) -> None:
+    """Write all that an interrupted training needs to go on as if it had not been; `done` is JSON of the caller's."""
     tensors = {f"model.{k}": v.cpu() for k, v in model.state_dict().items()}
     for i, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{i}.{k}": v.cpu() for k, v in state.items()}
     tensors["generator"] = generator.get_state()
-    meta = {"run": repr(run), "longest": str(longest), "step": str(step), "end": str(end)}
-    meta["history"] = json.dumps(history)
-    meta["sha256"] = _digest(tensors)
+    meta = {"run": repr(run), "done": json.dumps(done), "sha256": digest(tensors)}
     write_whole(path, lambda draft: safetensors.torch.save_file(tensors, draft, meta))
 
 
-def _load_progress(
-    path: Path, run: Run, model: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator
-) -> tuple[int, int, int, list[dict[str, float]]]:
+def load_progress(
+    path: Path, run: object, model: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator
+) -> dict[str, Any]:
+    """Put back what `save_progress` wrote, and return its `done`. ValueError, by name, for a file that is damaged or of
+    another run."""
     try:
         with safetensors.safe_open(path, framework="pt") as file:
             meta = file.metadata() or {}
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
     except safetensors.SafetensorError as error:
         raise ValueError(f"{path.name}: cannot be read ({error}); delete it to train from nothing") from error
-    if meta.get("run") != repr(run) or meta.get("sha256") != _digest(tensors):
+    if meta.get("run") != repr(run) or meta.get("sha256") != digest(tensors):
         raise ValueError(f"{path.name}: damaged, or of another run than {run}; delete it to train from nothing")
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
     state: dict[int, dict[str, torch.Tensor]] = {}
@@ -312,7 +387,7 @@ def _load_progress(
             state.setdefault(int(i), {})[key] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     generator.set_state(tensors["generator"])
-    return int(meta["longest"]), int(meta["step"]), int(meta["end"]), json.loads(meta["history"])
+    return json.loads(meta["done"])
 
 
 def save(trained: Trained, folder: Path) -> Path:
@@ -363,10 +438,3 @@ def load(run: Run, folder: Path, device: str = "cpu") -> Trained:
             f"{weights.name}: does not fit the model that its record describes ({error}); {again}"
         ) from error
     return Trained(model.eval().to(device), task, run, history, accuracy)
-
-
-def untrained(run: Run, device: str = "cpu") -> Trained:
-    """The same architecture with other random weights, never trained: a baseline for every probe."""
-    task = tasks.named(run.task)
-    spec = replace(run.model, seed=(run.model.seed + 1_000_003) % 2**31)
-    return Trained(models.build(spec, task.vocab_size, task.n_outputs).eval().to(device), task, run, [])
