@@ -34,7 +34,7 @@ Rival = Callable[[], np.ndarray]
 
 def edits(trained: Trained, settings: NecessitySettings) -> tuple[Rival, Rival]:
     """Shares of right answers under every edit: together, and one forward pass after the other."""
-    subject = ablation._capture(trained.model, trained.task, LENGTH, settings, [SITE])
+    subject = ablation.capture(trained.model, trained.task, LENGTH, settings, [SITE])
     h, y = subject.h["erase"][SITE].double(), subject.batches["erase"].targets
     eraser = erasers.leace(h, y)
     generator = torch.Generator().manual_seed(0)

@@ -625,7 +625,7 @@ def test_evaluation_gives_the_accuracy_at_each_position():
 
 def test_an_untrained_network_is_another_one_of_the_same_shape_and_always_the_same():
     run = tiny()
-    one, two, start = training.untrained(run), training.untrained(run), models.build(run.model, 2, 2)
+    one, two, start = run.untrained(), run.untrained(), models.build(run.model, 2, 2)
     weights = one.model.state_dict()
     assert all(torch.equal(weights[n], w) for n, w in two.model.state_dict().items())
     assert {n: w.shape for n, w in weights.items()} == {n: w.shape for n, w in start.state_dict().items()}

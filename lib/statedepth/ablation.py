@@ -78,7 +78,7 @@ def outcome(cell: Mapping[str, Any]) -> str:
 
 
 @dataclass(frozen=True)
-class _Subject:
+class Subject:
     """A model at one length: its strings, and its stream at every site."""
 
     model: nn.Module
@@ -87,7 +87,8 @@ class _Subject:
     h: dict[str, dict[int, torch.Tensor]]  # part -> site -> (n, T, D) float32
 
 
-def _capture(model: nn.Module, task: Task, length: int, settings: NecessitySettings, sites: Sequence[int]) -> _Subject:
+def capture(model: nn.Module, task: Task, length: int, settings: NecessitySettings, sites: Sequence[int]) -> Subject:
+    """The streams at `sites` of strings of each part: erase, fit, validation, test."""
     sizes = {"erase": settings.n_erase, "fit": settings.n_fit, "validation": settings.n_validation, "test": settings.n_test}  # fmt: skip
     batches, h = {}, {}
     drawn = task.sample(
@@ -98,18 +99,18 @@ def _capture(model: nn.Module, task: Task, length: int, settings: NecessitySetti
     for offset, split in ((73, "validation"), (79, "test")):
         generator = torch.Generator().manual_seed(1000 * settings.seed + offset)
         batches[split] = task.sample(sizes[split], length, generator, split)
-    device = _device(model)
+    device = device_of(model)
     for name, batch in batches.items():
         kept_parts: list[dict[int, torch.Tensor]] = []
-        for tokens in batch.tokens.split(_rows_at_once(length)):
+        for tokens in batch.tokens.split(rows_at_once(length)):
             with torch.no_grad(), stream(model, keep=sites) as kept:
                 models.logits(model, tokens.to(device))
             kept_parts.append({site: kept[site].float().cpu() for site in sites})
         h[name] = {site: torch.cat([part[site] for part in kept_parts]) for site in sites}
-    return _Subject(model, task, batches, h)
+    return Subject(model, task, batches, h)
 
 
-def _rows_at_once(length: int) -> int:
+def rows_at_once(length: int) -> int:
     """Strings of a pass: as many as a processor's cache holds; in larger passes memory is what takes the time."""
     return max(32, 5120 // length)
 
@@ -119,11 +120,13 @@ def _rows(batch: Batch, rows: slice) -> Batch:
     return Batch(batch.tokens[rows], states, batch.targets[rows], batch.automaton[rows])
 
 
-def _device(model: nn.Module) -> torch.device:
+def device_of(model: nn.Module) -> torch.device:
+    """Where its weights are."""
     return next((p.device for p in model.parameters()), torch.device("cpu"))
 
 
-def _parts(subject: _Subject, site: int, variable: str, positions: list[int], settings: NecessitySettings, last: bool) -> Parts:  # fmt: skip
+def parts_at(subject: Subject, site: int, variable: str, positions: list[int], settings: NecessitySettings, last: bool) -> Parts:  # fmt: skip
+    """One site's activations and labels of a variable, for erasers and refits; with `last`, of the last position alone."""
     kept = slice(-1, None) if last else slice(None)
     four = {
         name: (subject.h[name][site][:, kept].double(), subject.batches[name].states[variable][:, kept])
@@ -148,7 +151,7 @@ def control_labels(tokens: torch.Tensor, name: str) -> torch.Tensor:
     return labels
 
 
-def _control(subject: _Subject, site: int, last: bool, scope: str, settings: NecessitySettings) -> tuple[str, float, list[Eraser]]:  # fmt: skip
+def _control(subject: Subject, site: int, last: bool, scope: str, settings: NecessitySettings) -> tuple[str, float, list[Eraser]]:  # fmt: skip
     """LEACE of the more readable of the control variables: its name, its readability A', and its eraser."""
     best: tuple[str, float, list[Eraser]] = ("none", math.nan, [])
     kept = slice(-1, None) if last else slice(2, None)
@@ -177,7 +180,7 @@ def _control(subject: _Subject, site: int, last: bool, scope: str, settings: Nec
 class _Runs:
     """Edits of one site, collected as rows and run on from there in few passes: what the task's accuracy becomes."""
 
-    def __init__(self, subject: _Subject, site: int, last: bool) -> None:
+    def __init__(self, subject: Subject, site: int, last: bool) -> None:
         self.subject, self.site, self.last = subject, site, last
         self.h, self.batch = subject.h["test"][site], subject.batches["test"]
         self.jobs: dict[tuple, tuple[torch.Tensor, torch.Tensor]] = {}  # key -> edited rows, their numbers
@@ -194,11 +197,11 @@ class _Runs:
 
     def run(self) -> dict[tuple, np.ndarray]:
         """Share of right answers of each planned sequence, over the positions that count."""
-        at_once = _rows_at_once(self.h.shape[1])
+        at_once = rows_at_once(self.h.shape[1])
         edited = torch.cat([h for h, _ in self.jobs.values()])
         rows = torch.cat([rows for _, rows in self.jobs.values()])
         tokens, targets = self.batch.tokens[rows], self.batch.targets[rows]
-        model, device = self.subject.model, _device(self.subject.model)
+        model, device = self.subject.model, device_of(self.subject.model)
         right = []
         with torch.no_grad():
             for h, some, wanted in zip(
@@ -237,7 +240,7 @@ def measure(
         raise ValueError(f"variable={variable!r}: {task.name} has {', '.join(task.n_states)}")
     methods = PLAN if methods is None else methods
     sites = list(sites) or list(range(1, len(models.blocks(model)) + 1))
-    subject = _capture(model, task, length, settings, sites)
+    subject = capture(model, task, length, settings, sites)
     steps = min(length, settings.own_positions)
     positions = sorted({round(x) for x in np.linspace(0, length - 1, steps)} if steps > 1 else {length - 1})
     rows = []
@@ -249,7 +252,7 @@ def measure(
             chosen = [one for one in asked if not bound or one in PLAN_AT_LAST_SITE.get(scope, ())]
             if chosen:
                 last = scope == "last"
-                parts = _parts(subject, site, variable, positions, settings, last)
+                parts = parts_at(subject, site, variable, positions, settings, last)
                 before = _before(parts, scope, chosen)
                 chains = {method: fit_chain(method, scope, parts, before) for method in chosen}
                 if scope == "pooled":
@@ -267,7 +270,7 @@ def _before(parts: Parts, scope: str, methods: Sequence[str]) -> Readings:
 
 
 def _of_site(
-    subject: _Subject,
+    subject: Subject,
     site: int,
     scope: str,
     chains: Mapping[str, Sequence[Eraser]],

@@ -117,3 +117,24 @@ def run_from(model: nn.Module, site: int, h: torch.Tensor, tokens: torch.Tensor)
     """
     with _skipped(list(models.blocks(model))[:site]), stream(model, edit={site: lambda _: h}):
         return models.logits(model, tokens)
+
+
+def between(
+    model: nn.Module,
+    site: int,
+    last: int,
+    h: torch.Tensor,
+    tokens: torch.Tensor,
+    edit: Mapping[int, Edit] | None = None,
+) -> torch.Tensor:
+    """(B, T, D) stream at `last` where that at `site`, before it, is set to `h`; no other block than those between runs.
+
+    `edit` as in `stream`, at sites after `site`, up to `last`. ValueError as `stream` raises it, and for `last` that is
+    not after `site`.
+    """
+    if not site < last:
+        raise ValueError(f"last={last}: must be after site={site}")
+    blocks = list(models.blocks(model))
+    with _skipped([*blocks[:site], *blocks[last:]]), stream(model, [last], {site: lambda _: h, **(edit or {})}) as kept:
+        models.logits(model, tokens)
+    return kept[last]

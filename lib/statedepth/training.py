@@ -358,7 +358,7 @@ def save_progress(
     done: Mapping[str, Any],
 ) -> None:
     """Write all that an interrupted training needs to go on as if it had not been; `done` is JSON of the caller's."""
-    tensors = {f"model.{k}": v.cpu() for k, v in model.state_dict().items()}
+    tensors = {f"model.{k}": v.cpu().clone() for k, v in model.state_dict().items()}  # tied ones must not share
     for i, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{i}.{k}": v.cpu() for k, v in state.items()}
     tensors["generator"] = generator.get_state()
