@@ -26,12 +26,15 @@ ORDER = [
         "models",
         "stream",
         "training",
+        "analogue",
+        "pretrained",
         "conv",
         "logistic",
         "probes",
         "erasers",
         "removal",
         "ablation",
+        "windows",
         "necessity",
         "planted",
         "patching",
@@ -41,10 +44,11 @@ ORDER = [
         "flip",
         "grouping",
         "causal",
+        "bottleneck",
         "claims",
         "grid",
     ),
-    *("render", "theme", "grouping_figures", "causal_figures", "figures", "notebook", "publish", "book", "__main__"),
+    *("render", "theme", "grouping_figures", "causal_figures", "bottleneck_figures", "figures", "notebook", "publish", "book", "__main__"),
 ]
 
 

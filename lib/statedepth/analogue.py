@@ -148,6 +148,11 @@ def encoded(by: transformers.PreTrainedTokenizerFast, texts: tuple[str, ...]) ->
     return torch.from_numpy(np.concatenate(ids)).long()
 
 
+def place_of(spec: Analogue, folder: Path) -> Path:
+    """The folder of a pretrained checkpoint; it appears whole or not at all."""
+    return folder / spec.key
+
+
 def pretrain(
     spec: Analogue, folder: Path, device: str = "cpu", progress: bool = True, stop_after: int | None = None
 ) -> Path:
@@ -157,8 +162,8 @@ def pretrain(
     the held-out loss (nats per token), and the loss of a unigram model on the same held-out text. `stop_after` ends
     early after so many steps, as a kill would, and raises KeyboardInterrupt.
     """
-    place = folder / spec.key
-    if (place / "record.json").exists():
+    place = place_of(spec, folder)
+    if place.exists():
         return place
     text = corpus()
     by = tokenizer_of(spec)
@@ -209,7 +214,6 @@ def pretrain(
     lm.save_pretrained(draft)
     by.save_pretrained(draft)
     (draft / "record.json").write_text(json.dumps(record, indent=1) + "\n")
-    shutil.rmtree(place, ignore_errors=True)  # without a record: not one of ours, or half of one
     draft.rename(place)
     resume.unlink(missing_ok=True)
     return place

@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from statedepth import causal, grouping
+from statedepth import bottleneck, causal, grouping
+from statedepth.bottleneck import PREDICTIONS as OF_BOTTLENECK
 from statedepth.causal import PREDICTIONS as OF_CAUSAL
 from statedepth.flip import PREDICTIONS as OF_FLIP
 from statedepth.flip import PUBLISHED_PROFILES, concentration_by_seed, contrasts, outcomes_by_reading
@@ -35,11 +36,13 @@ CRITERIA: dict[str, Callable[[Tables], Verdict]] = {
     "flip": flip,
     "s3_grouping": grouping.verdict,
     "causal_necessity": causal.verdict,
+    "pretrained_bottleneck": bottleneck.verdict,
 }
 PREDICTIONS: dict[str, tuple[Prediction, ...]] = {
     "flip": OF_FLIP,
     "s3_grouping": OF_GROUPING,
     "causal_necessity": OF_CAUSAL,
+    "pretrained_bottleneck": OF_BOTTLENECK,
 }
 
 
@@ -105,6 +108,7 @@ NUMBERS: dict[str, Callable[[Tables], dict[str, Number]]] = {
     "flip": numbers_of_flip,
     "s3_grouping": grouping.numbers,
     "causal_necessity": causal.numbers,
+    "pretrained_bottleneck": bottleneck.numbers,
     "speed": numbers_of_speed,
     "seed": numbers_of_seed,
     "necessity": numbers_of_passes,

@@ -22,13 +22,17 @@ import torch
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from statedepth import ablation, causal, conv, patching, planted, probes, training
+from statedepth import ablation, analogue, causal, conv, patching, planted, pretrained, probes, training, windows
 from statedepth.ablation import NecessitySettings
+from statedepth.erasers import METHODS
 from statedepth.files import write_whole
 from statedepth.models import ModelSpec
+from statedepth.pretrained import Tuning
 from statedepth.probes import ProbeSettings
 from statedepth.tasks import named
 from statedepth.training import Run, Trained
+
+AnyRun = Run | Tuning
 
 ROOT = Path(__file__).resolve().parents[2]
 PUBLISHED = ROOT / "book" / "data" / "checkpoints"
@@ -160,11 +164,60 @@ def at_hand(runs: Sequence[Run], every_seed: bool) -> tuple[list[Run], list[Run]
     return [run for run in runs if run not in left_out], left_out
 
 
-def wanted(notebook: str, values: Mapping[str, Any]) -> tuple[list[Run], list[Run]]:
+def tuned_runs(values: Mapping[str, Any]) -> list[Tuning]:
+    """The fine-tuned models that the parameters of claim 4 ask for, those that the claim rests on first.
+
+    Every base on every task, pretrained with `seeds` (S3 and other tasks that are not the claim's own, with
+    `fewer_seeds`), then without pretraining with `fewer_seeds`. Raises ValueError, before anything is computed, for an
+    empty list, a repeated entry, an unknown base, and any value that the specs refuse.
+    """
+    bases = [values["checkpoint"]] if values["checkpoint"] else values["models"]
+    for name, chosen in (("tasks", values["tasks"]), ("models", bases), ("seeds", values["seeds"])):
+        if not chosen or len(set(chosen)) < len(chosen):
+            raise ValueError(f"{name}={chosen!r}: must be a list that names at least one, and none twice")
+    if len(set(values["fewer_seeds"])) < len(values["fewer_seeds"]):
+        raise ValueError(f"fewer_seeds={values['fewer_seeds']!r}: names one twice")
+    if not values["checkpoint"]:
+        for base in bases:
+            if base not in analogue.ANALOGUES:
+                known = ", ".join(analogue.ANALOGUES)
+                raise ValueError(f"models: {base!r} is none of {known}; for another checkpoint, set checkpoint")
+    train = {"length": values["length"], **({"steps": values["steps"]} if values["steps"] else {})}
+    found = []
+    for start in (True, False) if values["scratch"] else (True,):
+        for task in values["tasks"]:
+            seeds = values["seeds"] if start and task in BOTTLENECK_TASKS else values["fewer_seeds"]
+            found += [pretrained.tuning(task, base, start, seed, **train) for base in bases for seed in seeds]
+    return found
+
+
+BOTTLENECK_TASKS = ("dyck-2-4", "parity")  # on which claim 4 is judged
+# What stands in the repository of claim 4: it must stay small.
+PUBLISHED_TUNED = (("gpt-neox-large", "dyck-2-4"), ("mamba-large", "dyck-2-4"), ("mamba-large", "parity"))
+
+
+def with_checkpoint(runs: Sequence[Tuning], rebuild: bool) -> tuple[list[Tuning], list[Tuning]]:
+    """The runs to go on with, and those left out. Of analogues, those without a checkpoint are, but with `rebuild`.
+
+    ValueError where nothing would be left.
+    """
+    left_out = [] if rebuild else [run for run in runs if run.base in analogue.ANALOGUES and not source(run)]
+    kept = [run for run in runs if run not in left_out]
+    if not kept:
+        raise ValueError("none of these models has a checkpoint; rebuild=True pretrains and fine-tunes them")
+    return kept, left_out
+
+
+def wanted(notebook: str, values: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
     """All runs of a notebook, and those of them whose checkpoints are published.
 
-    Of claim 2, two seeds of the core tasks and one of all others: the repository must stay small, and every claim adds to it.
+    Of claim 2, two seeds of the core tasks and one of all others; of claim 4, one seed of what its verdict rests on: the
+    repository must stay small, and every claim adds to it.
     """
+    if notebook == "pretrained_bottleneck":
+        tuned = tuned_runs(values)
+        first = [r for r in tuned if r.pretrained and r.seed == 0 and (r.base, r.task) in PUBLISHED_TUNED]
+        return tuned, first
     if notebook in ("flip", "causal_necessity"):
         runs = runs_of(values) if notebook == "flip" else necessity_runs(values)
         return runs, runs
@@ -174,7 +227,7 @@ def wanted(notebook: str, values: Mapping[str, Any]) -> tuple[list[Run], list[Ru
     return runs, core + [run for run in runs if run.model.seed == 0 and run not in core]
 
 
-def source(run: Run) -> str | None:
+def source(run: AnyRun) -> str | None:
     """Where the weights of this run are: published, cached, or nowhere yet (None)."""
     for name, folder in (("published", PUBLISHED), ("cached", CACHE / "checkpoints")):
         if (folder / f"{run.key}.json").exists():
@@ -182,27 +235,47 @@ def source(run: Run) -> str | None:
     return None
 
 
-def fetch(run: Run, device: str = "cpu") -> Trained:
-    """Load a run that `obtain` has made sure of. Raises as `training.load` does."""
-    return training.load(run, PUBLISHED if source(run) == "published" else CACHE / "checkpoints", device)
+def folder_of(run: AnyRun) -> Path:
+    """Where its checkpoint is, or is to be."""
+    return PUBLISHED if source(run) == "published" else CACHE / "checkpoints"
 
 
-def obtain(runs: Sequence[Run], device: str = "cpu", workers: int = 0) -> dict[Run, str]:
+def fetch(run: AnyRun, device: str = "cpu") -> Trained:
+    """Load a run that `obtain` has made sure of. Raises as `training.load` and `pretrained.load_tuned` do."""
+    load: Callable[..., Trained] = pretrained.load_tuned if isinstance(run, Tuning) else training.load
+    return load(run, folder_of(run), device)
+
+
+def obtain(runs: Sequence[Any], device: str = "cpu", workers: int = 0) -> dict[Any, str]:
     """Make sure that every run is trained, and say for each where it came from: published, cached or trained.
 
-    What is missing is trained in parallel, one thread each, resuming where an earlier attempt was killed.
+    What is missing is trained in parallel, one thread each, resuming where an earlier attempt was killed; the analogues
+    that fine-tuning starts from are pretrained before.
     """
     found = {run: source(run) or "trained" for run in runs}
     missing = [run for run, where in found.items() if where == "trained"]
     if missing:
+        bases = pretrained.bases_of([run for run in missing if isinstance(run, Tuning)])
+        specs = [analogue.ANALOGUES[name] for name in bases]
+        lacking = [spec for spec in specs if not analogue.place_of(spec, CACHE / "bases").exists()]
+        lacking.sort(key=lambda spec: -spec.d_model)
+        _parallel(_pretrain, [(spec, CACHE / "bases", device) for spec in lacking], workers, "pretraining")
         # The slowest first, so that no core ends up alone with it.
         missing.sort(key=lambda run: -run.train.steps * run.train.length)
         _parallel(_train, [(run, CACHE / "checkpoints", device) for run in missing], workers, "training")
     return found
 
 
-def _train(run: Run, folder: Path, device: str) -> str:
-    training.train(run, folder, device, progress=False)
+def _pretrain(spec: analogue.Analogue, folder: Path, device: str) -> str:
+    analogue.pretrain(spec, folder, device, progress=False)
+    return spec.key
+
+
+def _train(run: AnyRun, folder: Path, device: str) -> str:
+    if isinstance(run, Tuning):
+        pretrained.fine_tune(run, folder, CACHE / "bases", device, progress=False)
+    else:
+        training.train(run, folder, device, progress=False)
     return run.key
 
 
@@ -210,7 +283,7 @@ def _train(run: Run, folder: Path, device: str) -> str:
 class Cell:
     """One measurement of one model: its hash names its cache entry."""
 
-    run: Run
+    run: AnyRun
     variable: str
     length: int  # tokens of the sequences that are measured
     probes: ProbeSettings
@@ -332,7 +405,7 @@ def _planted(cell: PlantedCell, _device: str) -> pd.DataFrame:
 class PatchCell:
     """Activation patching in one model."""
 
-    run: Run
+    run: AnyRun
     length: int
     n: int  # pairs of strings
     n_erase: int  # strings that the eraser of the subspace is fitted on
@@ -346,6 +419,49 @@ def patch(cells: Sequence[PatchCell], device: str = "cpu", workers: int = 0) -> 
 def _patching(cell: PatchCell, device: str) -> pd.DataFrame:
     trained = fetch(cell.run, device)
     return patching.measure(trained.model, trained.task, cell.length, cell.n, n_erase=cell.n_erase)
+
+
+# Of claim 4: what is erased at each site of a model with many.
+SWEEP = {"pooled": METHODS, "each": ("mean projection", "LEACE")}
+
+
+@dataclass(frozen=True)
+class SweepCell:
+    """The necessity test at every site of a fine-tuned model."""
+
+    run: Tuning
+    length: int
+    settings: NecessitySettings
+
+
+def sweep(cells: Sequence[SweepCell], device: str = "cpu", workers: int = 0) -> list[pd.DataFrame]:
+    """`ablation.measure` at every site of every cell, in order, as `measure` does."""
+    return _cached(_sweep, cells, device, workers, "erasing, block by block")
+
+
+def _sweep(cell: SweepCell, device: str) -> pd.DataFrame:
+    trained = fetch(cell.run, device)
+    return ablation.measure(trained.model, trained.task, cell.length, cell.settings, methods=SWEEP)
+
+
+@dataclass(frozen=True)
+class WindowCell:
+    """Ablation of `width` sites in a row of a fine-tuned model."""
+
+    run: Tuning
+    length: int
+    settings: NecessitySettings
+    width: int
+
+
+def window(cells: Sequence[WindowCell], device: str = "cpu", workers: int = 0) -> list[pd.DataFrame]:
+    """`windows.measure` of every cell, in order, as `measure` does."""
+    return _cached(_window, cells, device, workers, "erasing, sites in a row")
+
+
+def _window(cell: WindowCell, device: str) -> pd.DataFrame:
+    trained = fetch(cell.run, device)
+    return windows.measure(trained.model, trained.task, cell.length, cell.settings, cell.width)
 
 
 def _cached(
@@ -376,12 +492,11 @@ def _measure_one(function: Callable[[Any, str], pd.DataFrame], cell: Any, path: 
 def _digest(name: str, cell: Any, device: str) -> str:
     weights = "hand-built"
     if hasattr(cell, "run"):
-        folder = PUBLISHED if source(cell.run) == "published" else CACHE / "checkpoints"
-        weights = json.loads((folder / f"{cell.run.key}.json").read_text())["sha256"]
+        weights = json.loads((folder_of(cell.run) / f"{cell.run.key}.json").read_text())["sha256"]
     parts = [
         json.dumps(asdict(cell), sort_keys=True),
         weights,
-        _code_digest(name),
+        _code_digest(name, isinstance(getattr(cell, "run", None), Tuning)),
         device,
     ]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:20]
@@ -395,13 +510,17 @@ CODE = {
     "necessity": ("logistic", "erasers", "removal", "ablation"),
     "planted": ("logistic", "erasers", "removal", "ablation", "planted"),
     "patching": ("logistic", "erasers", "patching"),
+    "sweep": ("logistic", "erasers", "removal", "ablation"),
+    "window": ("logistic", "erasers", "removal", "ablation", "windows"),
 }
+TUNED = ("analogue", "pretrained")  # what fine-tuned models run through besides
 
 
 @cache
-def _code_digest(name: str) -> str:
+def _code_digest(name: str, tuned: bool = False) -> str:
     """Of all that a measurement runs through: a number is never older than the code and the libraries that make it."""
-    own = [(Path(__file__).parent / f"{module}.py").read_bytes() for module in (*COMMON, *CODE[name])]
+    modules = (*COMMON, *CODE[name], *(TUNED if tuned else ()))
+    own = [(Path(__file__).parent / f"{module}.py").read_bytes() for module in modules]
     libraries = [version(name).encode() for name in ("torch", "transformers", "scikit-learn", "numpy", "numba")]
     return hashlib.sha256(b"".join(own + libraries)).hexdigest()
 

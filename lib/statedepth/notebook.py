@@ -166,6 +166,14 @@ class Session:
         """`grid.patch`, likewise."""
         return self._count(grid.patch(cells, self.device, self.values["workers"]))
 
+    def sweep(self, cells: Sequence[grid.SweepCell]) -> list[pd.DataFrame]:
+        """`grid.sweep`, likewise."""
+        return self._count(grid.sweep(cells, self.device, self.values["workers"]))
+
+    def window(self, cells: Sequence[grid.WindowCell]) -> list[pd.DataFrame]:
+        """`grid.window`, likewise."""
+        return self._count(grid.window(cells, self.device, self.values["workers"]))
+
     def _count(self, found: list[pd.DataFrame]) -> list[pd.DataFrame]:
         self.cells += len(found)
         self.cells_from_cache += sum(table.attrs["from_cache"] for table in found)

@@ -27,6 +27,7 @@ from statedepth.tasks import Task
 from statedepth.training import Trained, TrainSpec
 
 mixers.install()
+transformers.utils.logging.disable_progress_bar()  # loading takes a blink; our own bars say what is long
 
 CLASSES = {"gpt_neox": "GPT-NeoX (Pythia)", "mamba": "Mamba", "mamba2": "Mamba-2"}  # by model_type of the configuration
 SIZES = {"EleutherAI/pythia-160m": "0.4 GB", "EleutherAI/pythia-410m": "0.9 GB", "state-spaces/mamba-130m-hf": "0.5 GB"}

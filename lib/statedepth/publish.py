@@ -14,7 +14,7 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from statedepth import figures, grid, notebook, tables, training
+from statedepth import figures, grid, notebook, tables
 from statedepth.files import write_whole
 from statedepth.grid import ROOT
 
@@ -125,7 +125,7 @@ def train(name: str, workers: int = 0) -> None:
     grid.obtain(runs, grid.pick_device("auto"), workers)
     for one in published:
         if grid.source(one) == "cached":
-            training.load(one, grid.CACHE / "checkpoints")  # refuses what does not match its record
+            grid.fetch(one)  # refuses what does not match its record
             for suffix in ("safetensors", "json"):
                 grid.PUBLISHED.mkdir(parents=True, exist_ok=True)
                 shutil.copy2(grid.CACHE / "checkpoints" / f"{one.key}.{suffix}", grid.PUBLISHED)

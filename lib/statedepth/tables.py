@@ -144,6 +144,67 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
     "necessity": _schema(
         {**WHERE, "passed": pa.Column(bool), "trained_length": pa.Column(int), **CELL}, [*WHERE, *CELL_KEY]
     ),
+    # several sites in a row, erased in one pass (`windows.measure`)
+    "windows": _schema(
+        {
+            "task": pa.Column(str),
+            "architecture": pa.Column(str),
+            "seed": pa.Column(int),
+            "passed": pa.Column(bool),
+            "first": pa.Column(int, pa.Check.gt(0)),
+            "last": pa.Column(int, pa.Check.gt(1)),
+            "method": pa.Column(str),
+            "rank": pa.Column(int, pa.Check.ge(0)),
+            **{name: pa.Column(float, SHARE) for name in ("intact", "after", "task_majority", "before", "majority")},
+            **{name: pa.Column(float, SHARE) for name in ("refit", "refit_majority")},
+            **{
+                name: pa.Column(float, nullable=True)
+                for name in ("fall", "fall_low", "fall_high", "resample_fall", "random_fall", "random_most")
+            },
+        },
+        ["task", "architecture", "seed", "first", "last", "method"],
+    ),
+    # what fine-tuned models were made from; `whole_vocabulary`: right answers where every token may be one
+    "tuned": _schema(
+        {
+            "task": pa.Column(str),
+            "architecture": pa.Column(str),
+            "seed": pa.Column(int),
+            "base": pa.Column(str),
+            "family": pa.Column(str, pa.Check.isin(["gpt_neox", "mamba", "mamba2"])),
+            "pretrained": pa.Column(bool),
+            "blocks": pa.Column(int, pa.Check.gt(0)),
+            "width": pa.Column(int, pa.Check.gt(0)),
+            "added_tokens": pa.Column(int, pa.Check.ge(0)),
+            "whole_vocabulary": pa.Column(float, SHARE),
+        },
+        ["task", "architecture", "seed"],
+    ),
+    # language models that we pretrained ourselves; losses in nats per token
+    "bases": _schema(
+        {
+            "base": pa.Column(str),
+            "parameters": pa.Column(int, pa.Check.gt(0)),
+            "blocks": pa.Column(int, pa.Check.gt(0)),
+            "width": pa.Column(int, pa.Check.gt(0)),
+            "tokens_seen": pa.Column(int, pa.Check.gt(0)),
+            "text_bytes": pa.Column(int, pa.Check.gt(0)),
+            "python": pa.Column(str),
+            "held_out": pa.Column(float, pa.Check.gt(0)),
+            "unigram": pa.Column(float, pa.Check.gt(0)),
+        },
+        ["base"],
+    ),
+    # their training curves
+    "pretraining": _schema(
+        {
+            "base": pa.Column(str),
+            "step": pa.Column(int, pa.Check.gt(0)),
+            "loss": pa.Column(float, pa.Check.gt(0)),
+            "held_out": pa.Column(float, pa.Check.gt(0)),
+        },
+        ["base", "step"],
+    ),
     # the same of the hand-built models, with the outcome that was planted
     "planted": _schema(
         {"task": pa.Column(str), "kind": pa.Column(str), "expected": pa.Column(str), **CELL},
