@@ -24,7 +24,6 @@ from tqdm import tqdm
 
 from statedepth import ablation, analogue, causal, conv, patching, planted, pretrained, probes, training, windows
 from statedepth.ablation import NecessitySettings
-from statedepth.erasers import METHODS
 from statedepth.files import write_whole
 from statedepth.models import ModelSpec
 from statedepth.pretrained import Tuning
@@ -165,35 +164,40 @@ def at_hand(runs: Sequence[Run], every_seed: bool) -> tuple[list[Run], list[Run]
 
 
 def tuned_runs(values: Mapping[str, Any]) -> list[Tuning]:
-    """The fine-tuned models that the parameters of claim 4 ask for, those that the claim rests on first.
+    """The fine-tuned models that the parameters of claim 4 ask for.
 
-    Every base on every task, pretrained with `seeds` (S3 and other tasks that are not the claim's own, with
-    `fewer_seeds`), then without pretraining with `fewer_seeds`. Raises ValueError, before anything is computed, for an
-    empty list, a repeated entry, an unknown base, and any value that the specs refuse.
+    Every base on every task, pretrained with `seeds` and without pretraining with `scratch_seeds`; beside them `hard_tasks`
+    on `hard_models` with `hard_seeds`, both ways. With `checkpoint`, its base is the only one. Raises ValueError, before
+    anything is computed, for an empty list, a repeated entry, an unknown base, and any value that the specs refuse.
     """
-    bases = [values["checkpoint"]] if values["checkpoint"] else values["models"]
+    own = values["checkpoint"]
+    bases = [own] if own else values["models"]
     for name, chosen in (("tasks", values["tasks"]), ("models", bases), ("seeds", values["seeds"])):
-        if not chosen or len(set(chosen)) < len(chosen):
-            raise ValueError(f"{name}={chosen!r}: must be a list that names at least one, and none twice")
-    if len(set(values["fewer_seeds"])) < len(values["fewer_seeds"]):
-        raise ValueError(f"fewer_seeds={values['fewer_seeds']!r}: names one twice")
-    if not values["checkpoint"]:
-        for base in bases:
-            if base not in analogue.ANALOGUES:
-                known = ", ".join(analogue.ANALOGUES)
-                raise ValueError(f"models: {base!r} is none of {known}; for another checkpoint, set checkpoint")
+        if not chosen:
+            raise ValueError(f"{name}={chosen!r}: must be a list that names at least one")
+    for name in ("tasks", "models", "seeds", "scratch_seeds", "hard_tasks", "hard_models", "hard_seeds"):
+        if len(set(values[name])) < len(values[name]):
+            raise ValueError(f"{name}={values[name]!r}: names one more than once; remove the repetition")
+    for base in () if own else (*bases, *values["hard_models"]):
+        if base not in analogue.ANALOGUES:
+            known = ", ".join(analogue.ANALOGUES)
+            raise ValueError(f"models: {base!r} is none of {known}; another checkpoint is named by checkpoint")
+    if both := set(values["tasks"]) & set(values["hard_tasks"]):
+        raise ValueError(f"hard_tasks={values['hard_tasks']!r}: {sorted(both)[0]} is among tasks too; name it once")
     train = {"length": values["length"], **({"steps": values["steps"]} if values["steps"] else {})}
+    hard = [] if own else values["hard_tasks"]
     found = []
-    for start in (True, False) if values["scratch"] else (True,):
-        for task in values["tasks"]:
-            seeds = values["seeds"] if start and task in BOTTLENECK_TASKS else values["fewer_seeds"]
-            found += [pretrained.tuning(task, base, start, seed, **train) for base in bases for seed in seeds]
+    for start, seeds in ((True, values["seeds"]), (False, values["scratch_seeds"])):
+        asked = [(task, base, seed) for seed in seeds for task in values["tasks"] for base in bases]
+        asked += [
+            (task, base, seed) for task in hard for base in values["hard_models"] for seed in values["hard_seeds"]
+        ]
+        found += [pretrained.tuning(task, base, start, seed, **train) for task, base, seed in asked]
     return found
 
 
-BOTTLENECK_TASKS = ("dyck-2-4", "parity")  # on which claim 4 is judged
 # What stands in the repository of claim 4: it must stay small.
-PUBLISHED_TUNED = (("gpt-neox-large", "dyck-2-4"), ("mamba-large", "dyck-2-4"), ("mamba-large", "parity"))
+PUBLISHED_TUNED = (("gpt-neox-large", "dyck-2-4"), ("mamba-large", "parity"), ("mamba-small", "dyck-2-4"))
 
 
 def with_checkpoint(runs: Sequence[Tuning], rebuild: bool) -> tuple[list[Tuning], list[Tuning]]:
@@ -421,13 +425,27 @@ def _patching(cell: PatchCell, device: str) -> pd.DataFrame:
     return patching.measure(trained.model, trained.task, cell.length, cell.n, n_erase=cell.n_erase)
 
 
-# Of claim 4: what is erased at each site of a model with many.
-SWEEP = {"pooled": METHODS, "each": ("mean projection", "LEACE")}
+# Of claim 4: what is erased at each of many sites; less in models that stand beside those that are judged.
+SWEEP = {"pooled": windows.METHODS, "each": ("LEACE",)}
+SWEEP_BESIDE = {"pooled": ("direction", "mean projection")}
+
+
+def sweep_settings(values: Mapping[str, Any]) -> NecessitySettings:
+    """How much data the parameters of claim 4 ask for. ValueError as there."""
+    return NecessitySettings(
+        n_erase=values["n_erase"],
+        n_fit=max(64, values["n_fit"] // 2),
+        n_validation=max(64, values["n_fit"] // 4),
+        n_test=values["n_test"],
+        n_task=values["n_task"],
+        draws=values["draws"],
+        own_positions=values["own_positions"],
+    )
 
 
 @dataclass(frozen=True)
 class SweepCell:
-    """The necessity test at every site of a fine-tuned model."""
+    """The necessity test at every site of a fine-tuned model: by fewer methods in one that was not pretrained."""
 
     run: Tuning
     length: int
@@ -441,7 +459,8 @@ def sweep(cells: Sequence[SweepCell], device: str = "cpu", workers: int = 0) -> 
 
 def _sweep(cell: SweepCell, device: str) -> pd.DataFrame:
     trained = fetch(cell.run, device)
-    return ablation.measure(trained.model, trained.task, cell.length, cell.settings, methods=SWEEP)
+    methods = SWEEP if cell.run.pretrained else SWEEP_BESIDE
+    return ablation.measure(trained.model, trained.task, cell.length, cell.settings, methods=methods)
 
 
 @dataclass(frozen=True)

@@ -305,6 +305,7 @@ def start(run: Tuning, bases: Path, device: str = "cpu") -> tuple[Tuned, Vocabul
             lm, tokenizer = load(str(place))
             record = json.loads((place / "record.json").read_text())
             about |= {k: record[k] for k in ("text", "held_out", "unigram", "history")}
+            about["tokens_seen"] = spec.steps * spec.batch * spec.length
         else:
             lm, tokenizer = analogue.new(spec.config(), run.seed), analogue.tokenizer_of(spec)
     elif run.pretrained:
