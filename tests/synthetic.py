@@ -231,3 +231,87 @@ def causal_tables(falls=None, seeds=5, failed=(), tasks=("parity", "dyck-2-4"), 
     if patched:
         found["patching"] = pd.DataFrame(patches).drop(columns="variable")
     return found
+
+
+BASES = ("gpt-neox-small", "gpt-neox-large", "mamba-small", "mamba-large")
+TALL = 6  # sites of the models of claim 4 made by hand; the middle two thirds are 2 to 5
+
+
+def bottleneck_tables(
+    falls=None, read=(0.2, 0.5, 0.8, 0.9, 0.99, 1.0), windows=None, recovery=None, seeds=5, scratch=(1.0, 3), bases=BASES, tasks=("dyck-2-4", "parity"), failed=(), shapes=None, noise=0.004
+):  # fmt: skip
+    """All tables of claim 4, of models with six sites.
+
+    `falls[base]` (or `falls[task, base]`) is the share of the way that one direction costs at each site, twice what LEACE
+    at each position costs elsewhere; 1.2 of the way are 60 points. `windows[base]` is the same of two sites in a row;
+    `recovery[base]` of a patch by site at the changed token (0 after it). `scratch` is the accuracy without pretraining and
+    the number of seeds.
+    """
+    rng = np.random.default_rng(3)
+    falls, windows, recovery, shapes = falls or {}, windows or {}, recovery or {}, shapes or {}
+    level, n_scratch = scratch
+    names = [*bases, *(f"{base}-scratch" for base in bases if n_scratch)]
+    keys = {(t, a): shapes.get((t, a), (0.0, *read)) for t in tasks for a in names}
+    made = tables(keys, seeds, failed, noise, length=2)
+    models = made["models"]
+    is_scratch = models["architecture"].str.endswith("-scratch")
+    models.loc[is_scratch, ["accuracy", "last_position"]] = level
+    models.loc[is_scratch, "passed"] = level >= 0.99
+    models = models[~is_scratch | (models["seed"] < n_scratch)]
+    sweep, rows, patches, tuned = [], [], [], []
+    for task, base in keys:
+        pretrained = not base.endswith("-scratch")
+        for seed in range(seeds if pretrained else n_scratch):
+            passed = (task, base, seed) not in failed and (pretrained or level >= 0.99)
+            where = {"task": task, "architecture": base, "seed": seed}
+            family = "mamba" if base.startswith("mamba") else "gpt_neox"
+            tuned.append({**where, "base": base.removesuffix("-scratch"), "family": family, "pretrained": pretrained, "blocks": TALL, "width": 8, "added_tokens": 0, "whole_vocabulary": 0.999})  # fmt: skip
+            if not passed:
+                continue
+            by_site = falls.get((task, base), falls.get(base, (0.02,) * TALL))
+            for method in ("direction", "mean projection", "LEACE", "INLP", "each"):
+                if not pretrained and method not in ("direction", "mean projection"):
+                    continue
+                for site in range(1, TALL + 1):
+                    value = by_site[site - 1] if method == "direction" else falls.get(method, (0.1, 0.2, 0.3, 0.4, 0.9, 1.0))[site - 1]  # fmt: skip
+                    value += noise * rng.normal()
+                    seen = 0.5 + 0.5 * min(1.0, read[site - 1] + noise * rng.normal())
+                    row = {**where, "variable": VARIABLES[task][0], "passed": True, "trained_length": 6, "length": 6, "site": site}  # fmt: skip
+                    row |= {"positions": "each" if method == "each" else "pooled", "method": "LEACE" if method == "each" else method}  # fmt: skip
+                    left = seen if method == "direction" else 0.5
+                    row |= {"rank": 1.0, "before": seen, "majority": 0.5, "before_own": seen, "own_majority": 0.5}
+                    row |= {"refit": left, "refit_majority": 0.5, "refit_by_accuracy": left, "refit_own": left, "refit_own_majority": 0.5, "refit_own_by_accuracy": left, "refit_bits": 0.0, "refit_own_bits": 0.0}  # fmt: skip
+                    row |= {"positions_read": 0, "positions_asked": 4, "mlp": np.nan, "variance_removed": 0.3, "norm": 0.4, "intact": 1.0, "task_majority": 0.5}  # fmt: skip
+                    row |= {"after": float(np.clip(1 - value / 2, 0, 1)), "fall": value, "fall_low": value - 0.02, "fall_high": value + 0.02, "resample_fall": value, **CONTROL}  # fmt: skip
+                    row |= {"matched_share": 0.29, "matched_rank": 2.0, "control_readable": 0.5, "control_share": 0.1, "control": "first token"}  # fmt: skip
+                    sweep.append({**row, "outcome": outcome(row)})
+            if not pretrained:
+                continue
+            for first in range(1, TALL - 1):
+                for method in ("direction", "mean projection", "LEACE", "INLP"):
+                    value = (windows.get(base, (0.03,) * TALL)[first - 1] if method == "direction" else 0.5) + noise * rng.normal()  # fmt: skip
+                    rows.append({**where, "passed": True, "first": first, "last": first + 1, "method": method, "rank": 2, "intact": 1.0, "after": float(np.clip(1 - value / 2, 0, 1)), "task_majority": 0.5, "before": 0.9, "majority": 0.5, "refit": 0.9, "refit_majority": 0.5, "fall": value, "fall_low": value - 0.02, "fall_high": value + 0.02, "resample_fall": value, "random_fall": 0.0, "random_most": 0.1})  # fmt: skip
+            for site in range(TALL + 1):
+                shares = {("read", -1, name): {"complement": 0.1, "same state": 0.0}.get(name, site / TALL) for name in ("stream", "subspace", "complement", "same state", "other state", "other subspace")}  # fmt: skip
+                at_change = recovery.get(base, (0.97, 0.95, 0.6, 0.3, 0.1, 0.0))[site - 1] if site else 1.0
+                shares |= {("before", 0, "stream"): at_change, ("before", 1, "stream"): 0.02, ("before", 2, "stream"): 0.01}  # fmt: skip
+                for (at, offset, name), share in shares.items():
+                    value = share + (0.0 if site in (0, TALL) else noise * rng.normal())
+                    patches.append({**where, "passed": True, "site": site, "intervention": name, "at": at, "offset": offset, "recovery": value, "low": value - 0.1, "high": value + 0.1, "follows": 0.5, "n": 100, "left_out": 2, "bound": np.nan})  # fmt: skip
+    base_rows = [{"base": base, "parameters": 800_000, "blocks": TALL, "width": 8, "tokens_seen": 6_000_000, "text_bytes": 11_000_000, "python": "3.11.7", "held_out": 2.2, "unigram": 5.2} for base in bases]  # fmt: skip
+    curves = [{"base": base, "step": step, "loss": 600 / step, "held_out": 610 / step} for base in bases for step in (100, 200, 300)]  # fmt: skip
+    own = made["readability"].query("position == 0 and variable in ('state', 'top')")
+    is_scratch = own["architecture"].str.endswith("-scratch")
+    own = own[~is_scratch | (own["seed"] < n_scratch)]
+    keep = made["indices"]["architecture"].str.endswith("-scratch") & (made["indices"]["seed"] >= n_scratch)
+    found = {
+        "models": models,
+        "tuned": pd.DataFrame(tuned),
+        "readability": own,
+        "baselines": made["baselines"].query("position == 0"),
+        "indices": made["indices"][~keep].query("reading in ('pooled', 'common start', 'untrained network')"),
+        "bases": pd.DataFrame(base_rows),
+        "pretraining": pd.DataFrame(curves),
+    }
+    more = {"necessity": sweep, "windows": rows, "patching": patches}
+    return {**found, **{name: pd.DataFrame(table) for name, table in more.items() if table}}

@@ -259,7 +259,7 @@ def test_other_weights_under_the_same_name_are_measured_anew(profiled):
 def test_other_code_measures_anew(monkeypatch, profiled):
     grid.obtain([run_of()], workers=1)
     grid.measure([cell_of()], workers=1)
-    monkeypatch.setattr(grid, "_code_digest", lambda name: "of another version")
+    monkeypatch.setattr(grid, "_code_digest", lambda name, *_: "of another version")
     grid.measure([cell_of()], workers=1)
     assert len(profiled) == 2
 
@@ -283,7 +283,7 @@ def modules_behind(name):
     return found
 
 
-BEHIND = {"profile": ["probes"], "attribution": ["conv"], "necessity": ["ablation"], "planted": ["ablation", "planted"], "patching": ["patching"]}  # fmt: skip
+BEHIND = {"profile": ["probes"], "attribution": ["conv"], "necessity": ["ablation"], "planted": ["ablation", "planted"], "patching": ["patching"], "sweep": ["ablation"], "window": ["windows"]}  # fmt: skip
 
 
 @pytest.mark.parametrize("measurement", BEHIND)
@@ -299,6 +299,19 @@ def test_the_digest_of_the_code_covers_every_module_that_a_measurement_imports(m
         (tmp_path / f"{name}.py").write_text((tmp_path / f"{name}.py").read_text() + "# changed\n")
         digests.add(grid._code_digest.__wrapped__(measurement))
     assert len(digests) == 1 + len(modules)
+
+
+def test_measurements_of_fine_tuned_models_run_through_two_modules_more(tmp_path, monkeypatch):
+    for path in Path(grid.__file__).parent.glob("*.py"):
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    monkeypatch.setattr(grid, "__file__", str(tmp_path / "grid.py"))
+    digests = {grid._code_digest.__wrapped__("sweep"), grid._code_digest.__wrapped__("sweep", True)}
+    more = modules_behind("pretrained") - modules_behind("training")
+    assert more == {"analogue", "pretrained"}
+    for name in more:
+        (tmp_path / f"{name}.py").write_text((tmp_path / f"{name}.py").read_text() + "# changed\n")
+        digests.add(grid._code_digest.__wrapped__("sweep", True))
+    assert len(digests) == 2 + len(more)
 
 
 def test_a_measurement_that_fails_leaves_no_table(monkeypatch):

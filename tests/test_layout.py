@@ -48,7 +48,18 @@ ORDER = [
         "claims",
         "grid",
     ),
-    *("render", "theme", "grouping_figures", "causal_figures", "bottleneck_figures", "figures", "notebook", "publish", "book", "__main__"),
+    *(
+        "render",
+        "theme",
+        "grouping_figures",
+        "causal_figures",
+        "bottleneck_figures",
+        "figures",
+        "notebook",
+        "publish",
+        "book",
+        "__main__",
+    ),
 ]
 
 

@@ -127,6 +127,21 @@ CELL = {
     **{"control": "first token", "outcome": "necessary"},
 }
 ROWS["necessity"] = {**WHERE, "passed": True, "trained_length": 20, **CELL}
+ROWS["windows"] = {
+    **{"task": "parity", "architecture": "mamba-large", "seed": 0, "passed": True, "first": 3, "last": 4},
+    **{"method": "direction", "rank": 2, "intact": 1.0, "after": 0.9, "task_majority": 0.5, "before": 0.9},
+    **{"majority": 0.5, "refit": 0.9, "refit_majority": 0.5, "fall": 0.2, "fall_low": 0.1, "fall_high": 0.3},
+    **{"resample_fall": 0.2, "random_fall": -0.01, "random_most": 0.1},
+}
+ROWS["tuned"] = {
+    **{"task": "parity", "architecture": "mamba-large-scratch", "seed": 0, "base": "mamba-large", "family": "mamba"},
+    **{"pretrained": False, "blocks": 12, "width": 88, "added_tokens": 2, "whole_vocabulary": 0.99},
+}
+ROWS["bases"] = {
+    **{"base": "mamba-large", "parameters": 1000, "blocks": 12, "width": 88, "tokens_seen": 10, "text_bytes": 20},
+    **{"python": "3.11.7", "held_out": 2.2, "unigram": 5.2},
+}
+ROWS["pretraining"] = {"base": "mamba-large", "step": 250, "loss": 3.5, "held_out": 3.6}
 ROWS["planted"] = {"task": "parity", "kind": "cause", "expected": "necessary", **CELL}
 ROWS["patching"] = {
     **{"task": "parity", "architecture": "lstm", "seed": 0, "passed": True, "site": 4, "intervention": "stream"},
@@ -134,7 +149,16 @@ ROWS["patching"] = {
     "bound": 1.0,
 }
 ROWS["passes"] = {"part": "edits", "task": "parity", "architecture": "lstm", "seconds": 0.1, "seconds_cell_by_cell": 0.3, "ratio": 3.0}  # fmt: skip
-KEYS |= {"necessity": "site", "planted": "site", "patching": "site", "passes": "architecture"}
+KEYS |= {
+    "necessity": "site",
+    "planted": "site",
+    "patching": "site",
+    "passes": "architecture",
+    "windows": "first",
+    "tuned": "architecture",
+    "bases": "base",
+    "pretraining": "step",
+}
 by_name = pytest.mark.parametrize("name", ROWS)
 
 

@@ -24,7 +24,11 @@ from sphinx.util.nodes import make_refnode
 from statedepth import claims, figures, render, tables
 
 LOG = logging.getLogger(__name__)
-SCALES = {"formal": "at the scale of four-layer models"}
+SCALES = {
+    "formal": "at the scale of four-layer models",
+    "analogue": "small language models of our own, an analogue",
+    "own checkpoint": "checkpoints of the reader's own",
+}
 NOT_MEASURED = "not measured yet"
 
 

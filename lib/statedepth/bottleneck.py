@@ -264,10 +264,9 @@ def flips(tables: Tables) -> pd.DataFrame:
         of_size: list[dict[str, Any]] = []
         for task, sign in ((PARITY, 1), (DYCK, -1)):
             cell = table[(table["task"] == task) & (table["index"] == index)]
-            values = {
-                kind: cell[[size_of(a) == size and family[a] == kind for a in cell["architecture"]]]["value"].dropna()
-                for kind in ("mamba", "gpt_neox")
-            }
+            own = [(size_of(str(a)), family[str(a)]) for a in cell["architecture"]]
+            mine = {kind: np.array([one == (size, kind) for one in own], dtype=bool) for kind in ("mamba", "gpt_neox")}
+            values = {kind: cell["value"][rows_of].dropna() for kind, rows_of in mine.items()}
             if min(map(len, values.values())) < 2:
                 continue
             a, b = values["mamba"].to_numpy(), values["gpt_neox"].to_numpy()

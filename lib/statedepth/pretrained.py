@@ -51,6 +51,7 @@ class Vocabulary:
     actions: tuple[int, ...]  # (V,) token ids
     states: tuple[int, ...]  # (K,) token ids
     added: tuple[str, ...]  # names that the vocabulary has no token for; they were given its unused rows
+    begin: tuple[int, ...] = ()  # the token that texts begin with, where there is one
 
 
 def names(task: Task) -> tuple[list[str], list[str]]:
@@ -95,29 +96,43 @@ def vocabulary(tokenizer: Any, rows: int, task: Task) -> Vocabulary:
             f"the vocabulary has no token for {', '.join(added)} of {task.name} and room for {max(0, rows - used)} more "
             f"({used} tokens, {rows} rows); add rows with model.resize_token_embeddings({used + len(added)}) and save it"
         )
-    return Vocabulary(tuple(found[0]), tuple(found[1]), tuple(added))
+    begin = next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), None)
+    return Vocabulary(tuple(found[0]), tuple(found[1]), tuple(added), () if begin is None else (int(begin),))
 
 
 class Tuned(nn.Module):
-    """A language model as a tracker of a task's state: (B, T) tokens of the task to (B, T, K) logits of its states."""
+    """A language model as a tracker of a task's state: (B, T) tokens of the task to (B, T, K) logits of its states.
+
+    Strings begin with the token that texts begin with. Without it, attention whose positions are rotary alone sees no
+    difference between one 1 and two: all values that it could weigh are the same. `stream` leaves its position out.
+    """
 
     actions: torch.Tensor
     states: torch.Tensor
+    begin: torch.Tensor
 
     def __init__(self, lm: Any, words: Vocabulary) -> None:
         super().__init__()
         self.lm = lm
         self.register_buffer("actions", torch.tensor(words.actions), persistent=False)
         self.register_buffer("states", torch.tensor(words.states), persistent=False)
+        self.register_buffer("begin", torch.tensor(words.begin, dtype=torch.long), persistent=False)
 
     @property
     def backbone(self) -> Any:
         """The model without its head; its `layers` are the blocks."""
         return self.lm.base_model
 
+    @property
+    def prefix(self) -> int:
+        """Positions before those of the tokens."""
+        return len(self.begin)
+
     def hidden(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, T, D), normalised: what the head reads."""
-        return self.backbone(input_ids=self.actions[tokens], use_cache=False).last_hidden_state
+        """(B, T, D), normalised: what the head reads at the positions of the tokens."""
+        begin = self.begin.expand(len(tokens), -1)
+        ids = torch.cat([begin, self.actions[tokens]], 1)
+        return self.backbone(input_ids=ids, use_cache=False).last_hidden_state[:, self.prefix :]
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """The head's rows of the states alone are read: an answer is a state."""
@@ -275,7 +290,7 @@ class Tuning:
         task = tasks.named(self.task)
         lm = analogue.new(self.config(), (self.seed + 1_000_003) % 2**31)
         # Which row stands for a token means nothing where all are random.
-        words = Vocabulary(tuple(range(task.vocab_size)), tuple(range(task.n_outputs)), ())
+        words = Vocabulary(tuple(range(task.vocab_size)), tuple(range(task.n_outputs)), (), (task.vocab_size,))
         return Trained(Tuned(lm, words).eval().to(device), task, self, [])
 
 

@@ -5,7 +5,7 @@ Site 0 is the input of block 0 (the embedding); site l, 1..L, is the raw output 
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
@@ -25,6 +25,11 @@ def _with_first(value: Any, h: torch.Tensor) -> Any:
     return (h, *value[1:]) if isinstance(value, tuple) else h
 
 
+def prefix_of(model: nn.Module) -> int:
+    """Positions that the model puts before the tokens."""
+    return int(getattr(model, "prefix", 0))
+
+
 @contextmanager
 def stream(
     model: nn.Module, keep: Iterable[int] = (), edit: Mapping[int, Edit] | None = None
@@ -34,6 +39,9 @@ def stream(
     An edit maps (B, T, D) to (B, T, D). What is kept is the edited value: what the next block, or the head after the
     last one, reads. An edit does not reach the state that a block carries in its own recurrence, scan, keys or values.
     A second forward pass overwrites the first.
+
+    A model that puts positions of its own before the tokens (a beginning token) says how many in its attribute `prefix`:
+    they are neither kept nor edited, so that T is the number of tokens here too.
 
     Raises ValueError for a site that the model does not have, for one that an outer `stream` already reads or edits
     (which of the two would see the other's edit?), and for an edit that changes the shape; RuntimeError on leaving,
@@ -49,9 +57,11 @@ def stream(
         raise ValueError(f"sites {taken}: an outer `stream` already reads or edits them; give all to one `stream`")
     kept: dict[int, torch.Tensor] = {}
     ran = set()
+    prefix = prefix_of(model)
 
-    def at(site: int, h: torch.Tensor) -> torch.Tensor:
+    def at(site: int, whole: torch.Tensor) -> torch.Tensor:
         ran.add(site)
+        h = whole[:, prefix:]
         if site in edit:
             edited = edit[site](h)
             if not isinstance(edited, torch.Tensor):
@@ -59,9 +69,10 @@ def stream(
             if edited.shape != h.shape:
                 raise ValueError(f"edit at site {site} turns {tuple(h.shape)} into {tuple(edited.shape)}")
             h = edited
+            whole = torch.cat([whole[:, :prefix], h], 1) if prefix else h
         if site in keep:
             kept[site] = h
-        return h
+        return whole
 
     def enter(_: nn.Module, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
         if args:
@@ -115,8 +126,48 @@ def run_from(model: nn.Module, site: int, h: torch.Tensor, tokens: torch.Tensor)
     edits of one site can share a pass as further rows. `tokens` (B, T) are what `h` was made from; a model that reads
     them by another route than the stream still does. ValueError as `stream` raises it.
     """
-    with _skipped(list(models.blocks(model))[:site]), stream(model, edit={site: lambda _: h}):
+    blocks = list(models.blocks(model))
+    with _prefix_put(model, site, tokens), _skipped(blocks[:site]), stream(model, edit={site: lambda _: h}):
         return models.logits(model, tokens)
+
+
+class _Reached(Exception):  # noqa: N818 (a signal)
+    """The site that was to be seen has been."""
+
+
+@contextmanager
+def _prefix_put(model: nn.Module, site: int, tokens: torch.Tensor) -> Iterator[None]:
+    """Inside, the positions of a prefix have at `site` what all blocks before would have made of them.
+
+    In a causal model they know of no token, so that one string says it for all.
+    """
+    prefix = prefix_of(model)
+    if not prefix or site == 0:
+        yield
+        return
+    block = models.blocks(model)[site - 1]
+    made: list[torch.Tensor] = []
+
+    def watch(_m: nn.Module, _i: Any, out: Any) -> None:
+        made.append(_first(out)[:, :prefix])
+        raise _Reached  # later blocks, and edits of their sites, are not meant
+
+    watching = block.register_forward_hook(watch)
+    try:
+        with torch.no_grad(), suppress(_Reached):
+            models.logits(model, tokens[:1, :1])
+    finally:
+        watching.remove()
+
+    def put(_m: nn.Module, _i: Any, out: Any) -> Any:
+        h = _first(out)
+        return _with_first(out, torch.cat([made[0].expand(len(h), -1, -1).to(h), h[:, prefix:]], 1))
+
+    handle = block.register_forward_hook(put)
+    try:
+        yield
+    finally:
+        handle.remove()
 
 
 def between(
@@ -135,6 +186,11 @@ def between(
     if not site < last:
         raise ValueError(f"last={last}: must be after site={site}")
     blocks = list(models.blocks(model))
-    with _skipped([*blocks[:site], *blocks[last:]]), stream(model, [last], {site: lambda _: h, **(edit or {})}) as kept:
+    edits = {site: lambda _: h, **(edit or {})}
+    with (
+        _prefix_put(model, site, tokens),
+        _skipped([*blocks[:site], *blocks[last:]]),
+        stream(model, [last], edits) as kept,
+    ):
         models.logits(model, tokens)
     return kept[last]
