@@ -232,7 +232,7 @@ def test_a_vocabulary_that_is_exactly_full_works_and_one_row_fewer_is_refused_wi
     """Of all names, this tokenizer has none."""
     task, by = tasks.named(task), bpe(alphabet="x")
     words = pretrained.vocabulary(by, 1000, task)
-    assert list(words.added) == sum(pretrained.names(task), [])
+    assert list(words.added) == [name for kind in pretrained.names(task) for name in kind]
     need, room = len(by) + len(words.added), len(words.added) - 1
     assert pretrained.vocabulary(by, need, task) == words
     message = rf"no token for {re.escape(', '.join(words.added))} of {task.name} and room for {room} more \(1 tokens, {need - 1} rows\).*{need}"
@@ -783,7 +783,7 @@ def test_a_tiny_model_learns_to_answer_with_the_tokens_of_the_states(family, pla
     assert result.accuracy_at(8) > 0.95
     assert result.history[-1]["loss"] < 0.1
     about = json.loads((tmp_path / f"{run.key}.json").read_text())["about"]
-    assert about["whole_vocabulary"] > 0.95 > 0.2 > before
+    assert about["whole_vocabulary"] > 0.95 and before < 0.2
     assert not result.model.training
 
 
@@ -823,7 +823,7 @@ def test_fine_tuning_leaves_the_global_random_state_as_it_was(family, start, pla
 def test_fine_tuning_starts_from_the_pretrained_weights_or_from_others(places, originals, tmp_path):
     run = tuning(places["mamba"])
     model, words, about = pretrained.start(run, tmp_path)
-    assert torch.equal(answers(model.lm), answers(originals["mamba"]))
+    assert torch.allclose(answers(model.lm), answers(originals["mamba"]), atol=1e-6)  # in training mode by another path
     assert about == {"checkpoint": "mamba"} and words == pretrained.vocabulary(bpe("Ġeven"), ROWS, tasks.parity())
     fresh = [pretrained.start(tuning(places["mamba"], start=False, seed=seed), tmp_path)[0] for seed in (0, 0, 1)]
     assert torch.equal(answers(fresh[0].lm), answers(fresh[1].lm))

@@ -83,7 +83,7 @@ def vocabulary(tokenizer: Any, rows: int, task: Task) -> Vocabulary:
         for name in kind:
             for text in (name, f" {name}"):
                 pieces = tokenizer(text, add_special_tokens=False)["input_ids"]
-                if len(pieces) == 1 and pieces[0] not in taken:
+                if len(pieces) == 1 and pieces[0] not in (*taken, tokenizer.unk_token_id):
                     ids.append(int(pieces[0]))
                     break
             else:
@@ -92,8 +92,9 @@ def vocabulary(tokenizer: Any, rows: int, task: Task) -> Vocabulary:
             taken[ids[-1]] = name
         found.append(ids)
     if used + len(added) > rows:
+        lacks = f"no token for {', '.join(added)} of {task.name} and " if added else ""
         raise ValueError(
-            f"the vocabulary has no token for {', '.join(added)} of {task.name} and room for {max(0, rows - used)} more "
+            f"the vocabulary has {lacks}room for {max(0, rows - used)} more "
             f"({used} tokens, {rows} rows); add rows with model.resize_token_embeddings({used + len(added)}) and save it"
         )
     begin = next((i for i in (tokenizer.bos_token_id, tokenizer.eos_token_id) if i is not None), None)
@@ -186,18 +187,25 @@ def load(checkpoint: str) -> tuple[Any, Any]:
     lm, report = _reading(
         checkpoint,
         lambda: transformers.AutoModelForCausalLM.from_pretrained(
-            checkpoint, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
+            checkpoint,
+            trust_remote_code=False,
+            dtype=torch.float32,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
         ),
     )
     for kind in ("missing_keys", "mismatched_keys"):
         if report[kind]:
-            first = sorted(map(str, report[kind]))[0]
+            first = sorted(str(key[0] if isinstance(key, tuple) else key) for key in report[kind])[0]
             raise ValueError(
                 f"checkpoint={checkpoint!r}: {len(report[kind])} weights are {kind.partition('_')[0]}, first {first}; fetch it again"
             )
-    return lm, _reading(
+    tokenizer = _reading(
         checkpoint, lambda: transformers.AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
     )
+    if not tokenizer("0", add_special_tokens=False)["input_ids"]:  # as one made up for a folder without its files
+        raise ValueError(f"checkpoint={checkpoint!r}: has no tokenizer; put its tokenizer.json beside the weights")
+    return lm, tokenizer
 
 
 def _reading(checkpoint: str, read: Any) -> Any:
@@ -214,8 +222,9 @@ def _reading(checkpoint: str, read: Any) -> Any:
             f"checkpoint={checkpoint!r}: no such folder, and no hub name (OWNER/NAME); analogues are {known}"
         )
     try:
-        return read()
-    except (OSError, ValueError, RuntimeError, safetensors.SafetensorError) as error:
+        with torch.random.fork_rng(devices=[]):  # making a model draws weights, that are then read
+            return read()
+    except Exception as error:  # a file of others can be wrong in any way
         why = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         if folder.is_dir():
             raise ValueError(f"checkpoint={checkpoint!r}: cannot be read ({why}); fetch its files again") from error
@@ -227,17 +236,18 @@ def _reading(checkpoint: str, read: Any) -> Any:
         ) from error
 
 
-@lru_cache(maxsize=8)
 def fingerprint(checkpoint: str) -> str:
     """Of the weights in a folder, so that others under the same name are another checkpoint; a hub name is its own."""
     folder = Path(checkpoint)
     files = sorted(path for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern))
-    found = hashlib.sha256()
-    for path in files:
-        with path.open("rb") as file:
-            while block := file.read(1 << 24):
-                found.update(block)
-    return found.hexdigest()[:16] if files else checkpoint
+    found = [_hash_of(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return hashlib.sha256("".join(found).encode()).hexdigest()[:16] if files else checkpoint
+
+
+@lru_cache(maxsize=64)
+def _hash_of(path: Path, _size: int, _changed: int) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 # ---- fine-tuning ----------------------------------------------------------------------------------------------------
@@ -248,19 +258,19 @@ class Tuning:
     """A task, a language model and a recipe: all that decides a fine-tuned model's weights.
 
     `base` is the name of an analogue, a hub name, or a folder; `pretrained` False keeps its architecture and starts from
-    random weights. Raises ValueError for an unknown task or class.
+    random weights. Raises ValueError for an unknown task or class, and for lengths of which a split has no string.
     """
 
     task: str
-    base: str
-    family: str  # gpt_neox | mamba | mamba2
-    pretrained: bool
-    seed: int  # of the order of the training data, and of the weights where they are random
+    base: str = field(repr=False)  # where it is may change
+    family: str = ""  # gpt_neox | mamba | mamba2
+    pretrained: bool = True
+    seed: int = 0  # of the order of the training data, and of the weights where they are random
     train: TrainSpec = field(default_factory=TrainSpec)
     identity: str = ""  # what the base is beside its name: an analogue's settings, a folder's weights
 
     def __post_init__(self) -> None:
-        tasks.named(self.task)
+        training.splits_hold(self.task, self.train.min_length, self.train.length)
         if self.family not in CLASSES:
             raise ValueError(f"family={self.family!r}: must be one of {', '.join(CLASSES)}")
 
@@ -329,7 +339,12 @@ def start(run: Tuning, bases: Path, device: str = "cpu") -> tuple[Tuned, Vocabul
         _, tokenizer = load(run.base)
         lm = analogue.new(run.config(), run.seed)
     words = vocabulary(tokenizer, lm.get_input_embeddings().num_embeddings, tasks.named(run.task))
-    return Tuned(lm, words).to(device), words, about
+    for module in lm.modules():  # in training mode, for which Mamba has the faster path, but without dropout
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+        if hasattr(module, "attention_dropout"):
+            module.attention_dropout = 0.0
+    return Tuned(lm, words).to(device).train(), words, about
 
 
 def fine_tune(
@@ -390,11 +405,21 @@ def record_of(run: Tuning, folder: Path) -> dict[str, Any]:
     try:
         record = json.loads(path.read_text())
         said = record["run"]
-        stored = (said["task"], said["pretrained"], said["seed"], TrainSpec(**said["train"]), said["identity"])
-        record["vocabulary"], record["config"], record["sha256"], record["accuracy"]
-    except (ValueError, KeyError, TypeError) as error:
+        stored = Tuning(**{**said, "train": TrainSpec(**said["train"])})
+        task, words = tasks.named(stored.task), Vocabulary(**{k: tuple(v) for k, v in record["vocabulary"].items()})
+        rows = int(record["config"]["vocab_size"])
+        if (len(words.actions), len(words.states)) != (task.vocab_size, task.n_outputs):
+            raise ValueError("a vocabulary of another task")
+        if not all(isinstance(i, int) and 0 <= i < rows for i in (*words.actions, *words.states, *words.begin)):
+            raise ValueError(f"a vocabulary with rows beyond {rows}")
+        if not record["accuracy"] or not all(int(n) == len(values) for n, values in record["accuracy"].items()):
+            raise ValueError("accuracies of other lengths")
+        if not record["history"] or record["config"]["model_type"] != stored.family:
+            raise ValueError("another class, or no history")
+        record["sha256"], record["about"]["whole_vocabulary"], record["parameters"]
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path.name}: not a readable record of a checkpoint ({error}); delete it") from error
-    if stored != (run.task, run.pretrained, run.seed, run.train, run.identity):
+    if stored.key != run.key or stored.train != run.train:
         raise ValueError(f"{path.name}: describes another run than {run}; delete it")
     return record
 
@@ -410,14 +435,13 @@ def load_tuned(run: Tuning, folder: Path, device: str = "cpu") -> Trained:
         raise FileNotFoundError(f"{weights.name}: no such checkpoint in {folder}")
     if hashlib.sha256(weights.read_bytes()).hexdigest() != record["sha256"]:
         raise ValueError(f"{weights.name}: does not match the hash in {run.key}.json; {again}")
-    config = transformers.AutoConfig.for_model(**record["config"])
-    lm: Any = analogue.new(config, 0)
-    tensors = {k: v.float() for k, v in safetensors.torch.load_file(weights).items()}
-    if set(tensors) != set(_state(lm)):
-        raise ValueError(f"{weights.name}: does not fit the model that its record describes; {again}")
     try:
+        lm: Any = analogue.new(transformers.AutoConfig.for_model(**record["config"]), 0)
+        tensors = {k: v.float() for k, v in safetensors.torch.load_file(weights).items()}
+        if set(tensors) != set(_state(lm)):
+            raise ValueError("other names")
         lm.load_state_dict(tensors, strict=False)  # tied weights have one name there, and two here
-    except RuntimeError as error:
+    except Exception as error:  # as for a file of others
         raise ValueError(f"{weights.name}: does not fit the model that its record describes ({error}); {again}") from error  # fmt: skip
     words = Vocabulary(**{k: tuple(v) for k, v in record["vocabulary"].items()})
     accuracy = {int(length): values for length, values in record["accuracy"].items()}

@@ -116,7 +116,7 @@ class Run:
     train: TrainSpec
 
     def __post_init__(self) -> None:
-        _splits_hold(self.task, self.train.min_length, self.train.length)
+        splits_hold(self.task, self.train.min_length, self.train.length)
         needed = lengths_beyond(self.train.length)[-1]
         if self.model.family == "transformer" and 0 < self.model.n_positions < needed:
             raise ValueError(
@@ -156,7 +156,7 @@ class Run:
 
 
 @cache
-def _splits_hold(task: str, shortest: int, longest: int) -> None:
+def splits_hold(task: str, shortest: int, longest: int) -> None:
     """ValueError, which names the task, where a length that training or evaluation needs has no sequence in a split."""
     for split, lengths in (
         ("train", range(shortest, longest + 1)),
