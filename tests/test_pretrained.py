@@ -712,10 +712,16 @@ def test_an_edit_at_one_position_leaves_earlier_logits_bitwise_alone_and_changes
 # ---- answers and their loss ----------------------------------------------------------------------------------------------
 
 
+def words_of(model, tokens):
+    """(B, T, vocabulary) logits of the whole language model on the same text."""
+    ids = torch.cat([model.begin.expand(len(tokens), -1), model.actions[tokens]], 1)
+    return model.lm(ids).logits[:, len(model.begin) :]
+
+
 @every_family
 def test_the_trackers_logits_are_the_language_models_own_at_the_states(model):
     with torch.no_grad():
-        whole = model.lm(model.actions[TOKENS]).logits
+        whole = words_of(model, TOKENS)
         assert model(TOKENS).shape == (3, 9, 6)
         assert close(model(TOKENS), whole[..., list(model.states)])
 
@@ -731,7 +737,7 @@ def test_a_head_with_a_bias_is_read_with_it():
 
 def loss_by_hand(model, tokens, targets):
     """Minus the logarithm of the probability, among all tokens, of the state's; the mean over rows and positions."""
-    logits = model.lm(model.actions[tokens]).logits
+    logits = words_of(model, tokens)
     total = 0.0
     for row, wanted in zip(logits, targets, strict=True):
         for at, state in zip(row, wanted, strict=True):
