@@ -247,10 +247,7 @@ figures.chart("pretrained_bottleneck", "readability", session.tables)
 # over each map is what a probe reads there before anything is erased.
 
 # %% tags=["hide-input"]
-# A model that does not do the task has nothing to lose.
-doing = [run for run in runs if passed[run]]
-judged = [run for run in doing if run.pretrained]
-swept = session.sweep([grid.SweepCell(run, run.train.length, settings) for run in doing])
+swept = session.sweep([grid.SweepCell(run, run.train.length, settings) for run in runs])
 necessity = [
     table.assign(
         task=run.task,
@@ -261,9 +258,10 @@ necessity = [
         trained_length=run.train.length,
         length=run.train.length,
     )
-    for run, table in zip(doing, swept, strict=True)
+    for run, table in zip(runs, swept, strict=True)
 ]
 session.write("necessity", pd.concat(necessity).round(4))
+judged = [run for run in runs if run.pretrained]
 rowed = session.window([grid.WindowCell(run, run.train.length, settings, session.values["width"]) for run in judged])
 in_rows = [
     table.assign(task=run.task, architecture=architecture[run], seed=run.seed, passed=passed[run])

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from synthetic import FLAT, LATE, tables
 
-from statedepth import notebook
+from statedepth import analogue, notebook
 from statedepth import tables as table_files
 from statedepth.grid import ROOT
 from statedepth.publish import drop_reruns, scrub
@@ -21,7 +21,16 @@ SMOKE = {
     "flip": {"architectures": ["transformer", "lstm"], "seeds": [0], "d_model": 16, "n_layers": 2, "length": 8, "steps": 12, "n_fit": 256, "n_test": 128, "workers": 1},
     "s3_grouping": {"groups": ["parity", "S3", "dyck-2-4"], "architectures": ["mamba", "lstm"], "seeds": [0], "control_seeds": [0], "targets": ["dyck-2-4", "dyck-2-4-openers"], "d_model": 16, "n_layers": 2, "length": 8, "steps": 12, "n_fit": 256, "n_test": 128, "workers": 1},
     "causal_necessity": {"architectures": ["mamba", "lstm"], "seeds": [0], "beyond": [2.0], "d_model": 16, "n_layers": 2, "length": 10, "steps": 12, "n_erase": 256, "n_fit": 128, "n_test": 128, "n_task": 64, "draws": 2, "own_positions": 2, "n_pairs": 32, "planted_length": 10, "workers": 1},
+    "pretrained_bottleneck": {"checkpoint": "TINY", "seeds": [0], "scratch_seeds": [0], "length": 8, "steps": 30, "n_erase": 128, "n_fit": 128, "n_test": 64, "n_task": 32, "draws": 2, "own_positions": 2, "n_pairs": 32, "workers": 1},
 }  # fmt: skip
+
+
+def tiny_checkpoint(folder):
+    """A GPT-NeoX of three blocks and its tokenizer, as others would have saved them."""
+    spec = analogue.Analogue("gpt_neox", 16, n_layers=3, vocabulary=320)
+    analogue.new(spec.config(), 0).save_pretrained(folder)
+    analogue.tokenizer(("def even(odd): return [0, 1]\n",) * 50, spec.vocabulary).save_pretrained(folder)
+    return str(folder)
 
 
 def python(*arguments, folder, **more):
@@ -44,12 +53,14 @@ def executed(tmp_path_factory):
         "publish.execute(sys.argv[1], yaml.safe_load(sys.argv[2]), Path(sys.argv[3]), Path(sys.argv[4]))"
     )
     found = {}
+    own = tiny_checkpoint(tmp_path_factory.mktemp("own"))
     for name in notebook.known():
+        values = {key: own if value == "TINY" else value for key, value in SMOKE[name].items()}
         arguments = [
             "-c",
             script,
             name,
-            yaml.safe_dump(SMOKE[name]),
+            yaml.safe_dump(values),
             str(folder / "executed"),
             str(folder / "data" / name),
         ]

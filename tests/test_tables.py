@@ -129,7 +129,7 @@ CELL = {
 ROWS["necessity"] = {**WHERE, "passed": True, "trained_length": 20, **CELL}
 ROWS["windows"] = {
     **{"task": "parity", "architecture": "mamba-large", "seed": 0, "passed": True, "first": 3, "last": 4},
-    **{"method": "direction", "rank": 2, "intact": 1.0, "after": 0.9, "task_majority": 0.5, "before": 0.9},
+    **{"method": "direction", "rank": 2.0, "intact": 1.0, "after": 0.9, "task_majority": 0.5, "before": 0.9},
     **{"majority": 0.5, "refit": 0.9, "refit_majority": 0.5, "fall": 0.2, "fall_low": 0.1, "fall_high": 0.3},
     **{"resample_fall": 0.2, "random_fall": -0.01, "random_most": 0.1},
 }

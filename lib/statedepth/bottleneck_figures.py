@@ -216,7 +216,7 @@ def readability(tables: Tables) -> Figure:
         )
         line = base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash, color=shade, detail="kind:N", tooltip=tooltip)
         panels.append((band + line).properties(width=290, height=95, title=_title(tables, task, architecture)))
-    finding = _said_of_readability(tables)
+    finding = _said_of_readability(lines)
     caption = (
         f"{finding} {READABILITY} at each site, pooled over positions, mean over seeds (band: 95% t interval), beside the same "
         "architecture without pretraining, an untrained network, and control labels."
@@ -224,10 +224,14 @@ def readability(tables: Tables) -> Figure:
     return Figure(_stacked(panels, 1), "pretrained_bottleneck.readability", caption, caption)
 
 
-def _said_of_readability(tables: Tables) -> str:
-    best = bottleneck.best_read(tables)
-    said = [f"{name_of(a)} on {task_name(t)}: {', '.join(map(str, s))}" for (t, a), s in best.items() if start_of(a)[1]]
-    return f"Sites before the last that cannot be told from the best-read one: {'; '.join(said)}." if said else ""
+def _said_of_readability(lines: pd.DataFrame) -> str:
+    """From where on is the state read, in words."""
+    state, said = lines[lines["kind"] == "state"], []
+    for (task, architecture), part in state.groupby(["task", "architecture"], sort=False):
+        high = part.loc[part["mean"] >= bottleneck.READ, "site"]
+        where = f"from site {int(high.min())}" if len(high) else "nowhere"
+        said.append(f"{name_of(str(architecture))} on {task_name(str(task))}, {where}")
+    return f"Reads at {bottleneck.READ} or more: {'; '.join(said)}." if said else "No model passed."
 
 
 def places(tables: Tables) -> Figure:

@@ -154,7 +154,7 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
             "first": pa.Column(int, pa.Check.gt(0)),
             "last": pa.Column(int, pa.Check.gt(1)),
             "method": pa.Column(str),
-            "rank": pa.Column(int, pa.Check.ge(0)),
+            "rank": pa.Column(float, pa.Check.ge(0)),
             **{name: pa.Column(float, SHARE) for name in ("intact", "after", "task_majority", "before", "majority")},
             **{name: pa.Column(float, SHARE) for name in ("refit", "refit_majority")},
             **{
