@@ -276,8 +276,7 @@ figures.chart("pretrained_bottleneck", "damage", session.tables)
 # {num}`pretrained_bottleneck.gpt-neox-large.dyck-2-4.direction.best` where the probe reads best; the direction between class
 # means, {num}`pretrained_bottleneck.gpt-neox-large.dyck-2-4.mean-projection.middle` at
 # {num}`pretrained_bottleneck.gpt-neox-large.dyck-2-4.mean-projection.where`. After one direction a refitted probe gets back 95%
-# of its accuracy in {num}`pretrained_bottleneck.back` cells, so that by v2's test the ablation took nothing away that could be
-# missed; by LEACE at each position, which leaves no linear probe anything, the state is *necessary* in
+# of its accuracy in {num}`pretrained_bottleneck.back` cells: there, by v2's test, a task that survives says nothing. By LEACE at each position, which leaves no linear probe anything, the state is *necessary* in
 # {num}`pretrained_bottleneck.necessary`.
 
 # %% tags=["hide-input"]
@@ -299,8 +298,8 @@ figures.chart("pretrained_bottleneck", "peaks", session.tables)
 #
 # The stream of one position of the clean run, put into the corrupted one. Two bounds hold by construction: at site 0 and the
 # changed token the patch *is* the clean string, and at the last site nothing but the read position matters. At the changed
-# token itself, early sites still hold little more than the token, so that a patch there is a change of the input by another
-# name: what a patch recovers one position later and on is the stronger statement. In the larger Mamba on Parity the first is at
+# token itself, early sites may still hold little more than the token, so that a patch there may be a change of the input by
+# another name: what a patch recovers one position later and on is the stronger statement. In the larger Mamba on Parity the first is at
 # most {num}`pretrained_bottleneck.mamba-large.parity.patched`, the second
 # {num}`pretrained_bottleneck.mamba-large.parity.patched-later`.
 

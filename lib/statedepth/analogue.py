@@ -51,10 +51,12 @@ class Analogue:
     def __post_init__(self) -> None:
         if self.family not in ("gpt_neox", "mamba"):
             raise ValueError(f"family={self.family!r}: must be gpt_neox or mamba")
-        for name, low, high in (("d_model", 8, 1024), ("n_layers", 1, 48), ("n_heads", 1, 16), ("d_state", 1, 128), ("vocabulary", 300, 65536), ("steps", 1, 10**7), ("batch", 1, 4096), ("length", 8, 4096), ("seed", 0, 2**31 - 1)):  # fmt: skip
+        for name, low, high in (("d_model", 8, 1024), ("n_layers", 1, 48), ("n_heads", 1, 16), ("d_state", 1, 128), ("vocabulary", 300, 65536), ("steps", 1, 10**6), ("batch", 1, 4096), ("length", 8, 4096), ("seed", 0, 2**31 - 1)):  # fmt: skip
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ValueError(f"{name}={value!r}: must be a whole number from {low} to {high}")
+        if isinstance(self.lr, bool) or not isinstance(self.lr, int | float) or not 1e-6 <= self.lr <= 1:
+            raise ValueError(f"lr={self.lr!r}: must be a number from 1e-06 to 1")
         if self.family == "gpt_neox" and self.d_model % (2 * self.n_heads):
             raise ValueError(f"d_model={self.d_model}: must be a multiple of {2 * self.n_heads}, twice n_heads")
 
@@ -174,9 +176,10 @@ def pretrain(
     generator = torch.Generator().manual_seed(spec.seed + 1)
     schedule = TrainSpec(steps=spec.steps, lr=spec.lr)
     first, history = 0, []
+    said = (spec, text.record()["sha256"])  # another Python's text is another pretraining
     resume = folder / f"{spec.key}.resume.safetensors"
     if resume.exists():
-        done = training.load_progress(resume, spec, lm, optimiser, generator)
+        done = training.load_progress(resume, said, lm, optimiser, generator)
         first, history = done["step"], done["history"]
     bar = tqdm(initial=first, total=spec.steps, desc=spec.key, disable=not progress, mininterval=2)
     for step in range(first, spec.steps):
@@ -195,7 +198,7 @@ def pretrain(
             held_out = held_out_loss(lm, unseen, spec.length, 64)
             history.append({"step": step + 1, "loss": loss.item(), "held_out": held_out})
             bar.set_postfix(loss=f"{loss.item():.3f}", held_out=f"{held_out:.3f}")
-            training.save_progress(resume, spec, lm, optimiser, generator, {"step": step + 1, "history": history})
+            training.save_progress(resume, said, lm, optimiser, generator, {"step": step + 1, "history": history})
         if stop_after is not None and step + 1 >= stop_after:
             raise KeyboardInterrupt
     bar.close()

@@ -234,15 +234,24 @@ def _said_of_readability(lines: pd.DataFrame) -> str:
     return f"Reads at {bottleneck.READ} or more: {'; '.join(said)}." if said else "No model passed."
 
 
+SCRATCH_KIND = "middle, from scratch"  # single sites alone: windows are measured in pretrained models
+
+
 def places(tables: Tables) -> Figure:
     """The most costly place in the middle beside where the probe reads best, for two readings of "direction"."""
     family, rows = family_of(tables), []
     for method, name in (("direction", "the probe's direction"), ("mean projection", "between class means")):
-        table = bottleneck.pretrained_only(bottleneck.bottlenecks(tables, method))
+        table = bottleneck.bottlenecks(tables, method)
         for row in table[table["task"].isin(bottleneck.TASKS)].to_dict("records"):
+            base, pretrained = start_of(row["architecture"])
             where = f"site {row['first']}" if row["first"] == row["last"] else f"sites {row['first']}, {row['last']}"
-            shared = {"panel": f"{name_of(row['architecture'])}, {task_name(row['task'])}", "method": name, "colour": CLASS_COLOURS[family[row["architecture"]]]}  # fmt: skip
+            shared = {"panel": f"{name_of(base)}, {task_name(row['task'])}", "method": name, "colour": CLASS_COLOURS[family[row["architecture"]]]}  # fmt: skip
             low, high = (row["low"], row["high"]) if row["n"] > 1 else (row["points"], row["points"])
+            if not pretrained:
+                rows.append(
+                    {**shared, "kind": SCRATCH_KIND, "points": row["points"], "low": low, "high": high, "text": ""}
+                )
+                continue
             rows.append({**shared, "kind": "middle", "points": row["points"], "low": low, "high": high, "text": where})
             rows.append({**shared, "kind": "where read best", "points": row["at_best"], "low": row["at_best"], "high": row["at_best"], "text": ""})  # fmt: skip
     found = pd.DataFrame(rows, columns=["panel", "method", "colour", "kind", "points", "low", "high", "text"])
@@ -254,7 +263,7 @@ def places(tables: Tables) -> Figure:
             y=alt.Y("panel:N", sort=None, title=None, axis=alt.Axis(labelLimit=185))
         )
         x = alt.X("points:Q", title="points lost", scale=scale, axis=alt.Axis(values=[0, INERT, 25, COSTS]))
-        shape = alt.Shape("kind:N", scale=alt.Scale(domain=["middle", "where read best"], range=["circle", "square"]), legend=alt.Legend(title=None, orient="top") if not panels else None)  # fmt: skip
+        shape = alt.Shape("kind:N", scale=alt.Scale(domain=["middle", "where read best", SCRATCH_KIND], range=["circle", "square", "triangle-up"]), legend=alt.Legend(title=None, orient="top", columns=2) if not panels else None)  # fmt: skip
         rule = alt.Chart(lines).mark_rule(color=GREY, strokeDash=[3, 3]).encode(x="x:Q")
         whisker = base.mark_rule().encode(x=alt.X("low:Q", scale=scale), x2="high:Q", color=alt.Color("colour:N", scale=None))  # fmt: skip
         point = base.mark_point(size=50, opacity=1).encode(x=x, shape=shape, color=alt.Color("colour:N", scale=None), tooltip=["panel:N", "kind:N", "text:N", *(alt.Tooltip(f"{c}:Q", format=".1f") for c in ("points", "low", "high"))])  # fmt: skip
@@ -262,7 +271,8 @@ def places(tables: Tables) -> Figure:
         panels.append((rule + whisker + point + text).properties(width=170, height=alt.Step(22), title=method))
     caption = (
         f"Points lost when one direction is out: at the most costly site or window in the middle, with its 95% t interval over "
-        f"seeds, and at the sites where the probe reads best. Dashed: the {INERT:.0f} points under which nothing breaks, and the "
+        f"seeds, at the sites where the probe reads best, and in the middle of the same architecture without pretraining (single "
+        f"sites). Dashed: the {INERT:.0f} points under which nothing breaks, and the "
         f"{COSTS:.0f} of a bottleneck."
     )
     return Figure(_stacked(panels, 1), "pretrained_bottleneck.places", caption, caption)
