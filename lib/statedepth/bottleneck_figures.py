@@ -243,9 +243,9 @@ def places(tables: Tables) -> Figure:
     for method, name in (("direction", "the probe's direction"), ("mean projection", "between class means")):
         table = bottleneck.bottlenecks(tables, method)
         for row in table[table["task"].isin(bottleneck.TASKS)].to_dict("records"):
-            base, pretrained = start_of(row["architecture"])
+            own, pretrained = start_of(row["architecture"])
             where = f"site {row['first']}" if row["first"] == row["last"] else f"sites {row['first']}, {row['last']}"
-            shared = {"panel": f"{name_of(base)}, {task_name(row['task'])}", "method": name, "colour": CLASS_COLOURS[family[row["architecture"]]]}  # fmt: skip
+            shared = {"panel": f"{name_of(own)}, {task_name(row['task'])}", "method": name, "colour": CLASS_COLOURS[family[row["architecture"]]]}  # fmt: skip
             low, high = (row["low"], row["high"]) if row["n"] > 1 else (row["points"], row["points"])
             if not pretrained:
                 rows.append(
