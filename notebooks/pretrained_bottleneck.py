@@ -63,6 +63,7 @@ length: int = 20  # tokens, the longest training length; lengths are mixed
 steps: int = 0  # optimiser steps of fine-tuning; 0 for the recipe of each class
 n_erase: int = 4096  # sequences that exact erasers are fitted on
 n_fit: int = 4096  # sequences that profile probes are fitted on; half of it for refits
+baseline_seeds: int = 2  # seeds below this have the untrained network and the control labels probed beside
 n_test: int = 1024  # sequences that what probes read is reported on
 n_task: int = 256  # sequences that an edited model is run on
 draws: int = 10  # random controls of each kind for each eraser
@@ -74,6 +75,8 @@ workers: int = 0  # processes; 0 for one per core
 out: str = ""  # folder for the tables; empty for a folder of this notebook's under _build
 
 # %% tags=["hide-input"]
+import dataclasses
+
 import pandas as pd
 
 from statedepth import bottleneck, claims, figures, grid, notebook, pretrained, probes, profiles
@@ -85,6 +88,7 @@ settings = grid.sweep_settings(session.values)  # refused here, not after traini
 profile_settings = probes.ProbeSettings(
     session.values["n_fit"], session.values["n_fit"] // 4, session.values["n_test"], own="none"
 )
+without_baselines = dataclasses.replace(profile_settings, beside=False)
 if session.values["n_pairs"] < 32:
     raise ValueError(f"n_pairs={session.values['n_pairs']}: must be 32 or more, or ratios of means mean nothing")
 runs, left_out = grid.with_checkpoint(asked, session.values["rebuild"])
@@ -209,10 +213,14 @@ notebook.Rows(
 # (bottleneck-profile)=
 # ## Where the state can be read
 #
-# Probes at every site, beside what an untrained network of the same shape and control labels give.
+# Probes at every site, beside what an untrained network of the same shape and control labels give (of the first
+# {num}`pretrained_bottleneck.baseline_seeds` seeds).
 
 # %% tags=["hide-input"]
-cells = [grid.Cell(run, task_library.named(run.task).target, run.train.length, profile_settings) for run in runs]
+cells = []
+for run in runs:
+    chosen = profile_settings if run.seed < session.values["baseline_seeds"] else without_baselines
+    cells.append(grid.Cell(run, task_library.named(run.task).target, run.train.length, chosen))
 measured = session.measure(cells)
 parts = [
     table.assign(

@@ -279,7 +279,7 @@ def test_heads_share_an_even_number_of_features():
 
 def test_every_setting_that_is_changed_changes_the_name():
     base = spec_of("mamba")
-    others = {**{n: v + 2 for n, v in asdict(base).items() if n != "family"}, "d_model": 32, "family": "gpt_neox"}
+    others = {**{n: v + 2 for n, v in asdict(base).items() if n != "family"}, "d_model": 32, "lr": 0.5, "family": "gpt_neox"}  # fmt: skip
     keys = [base.key, *(replace(base, **{name: value}).key for name, value in others.items())]
     assert len(set(keys)) == len(asdict(base)) + 1
     assert base.key.startswith("mamba-2x16-") and all(re.fullmatch(r"[\w.-]+", key) for key in keys)
@@ -347,7 +347,9 @@ def test_what_is_pretrained_is_read_back_the_same(once, family):
     tokens = torch.arange(24).reshape(2, 12)
     with torch.no_grad():
         assert torch.equal(loaded(tokens).logits, lm.eval()(tokens).logits)
-    assert by(LINES[8])["input_ids"] == analogue.encoded(analogue.tokenizer(PLANTED.train, 320), LINES[8:])[:-1].tolist()
+    assert (
+        by(LINES[8])["input_ids"] == analogue.encoded(analogue.tokenizer(PLANTED.train, 320), LINES[8:])[:-1].tolist()
+    )
     assert by.eos_token == END and loaded.get_input_embeddings().num_embeddings == 320
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 import torch
 
-from statedepth import grid, probes, training
+from statedepth import analogue, grid, pretrained, probes, training
 from statedepth.grid import Cell
 from statedepth.models import ModelSpec
 from statedepth.probes import ProbeSettings
@@ -565,3 +565,74 @@ def test_seeds_without_a_checkpoint_are_left_out_where_another_seed_has_one(monk
     monkeypatch.setattr(grid, "source", lambda run: "published" if run == runs[0] else None)
     assert grid.at_hand(runs, False) == ([runs[0], *runs[2:]], [runs[1]])  # S3 has none at all: it is trained
     assert grid.at_hand(runs, True) == (runs, [])
+
+
+# ---- fine-tuned models --------------------------------------------------------------------------------------------------
+
+ASKED = {
+    "tasks": ["dyck-2-4", "parity"], "models": ["gpt-neox-small", "mamba-large"], "checkpoint": "", "seeds": [0, 1], "scratch_seeds": [0],
+    "hard_tasks": ["S3"], "hard_models": ["mamba-large"], "hard_seeds": [0], "length": 20, "steps": 0,
+}  # fmt: skip
+
+
+def test_every_model_on_every_task_with_and_without_pretraining_and_the_hard_tasks_beside():
+    runs = grid.tuned_runs(ASKED)
+    found = {(run.base, run.task, run.pretrained, run.seed) for run in runs}
+    core = {(b, t, p, s) for b in ASKED["models"] for t in ASKED["tasks"] for p, seeds in ((True, (0, 1)), (False, (0,))) for s in seeds}  # fmt: skip
+    assert found == core | {("mamba-large", "S3", start, 0) for start in (True, False)}
+    assert len(runs) == len(found) == len({run.key for run in runs})
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"models": []}, "models=[]: must be a list that names at least one"),
+        ({"models": ["pythia"]}, "models: 'pythia' is none of gpt-neox-small"),
+        ({"hard_models": ["pythia"]}, "models: 'pythia' is none of gpt-neox-small"),
+        ({"seeds": [0, 0]}, "seeds=[0, 0]: names one more than once"),
+        ({"tasks": ["parity", "S3"]}, "hard_tasks=['S3']: S3 is among tasks too"),
+        ({"tasks": ["riddles"]}, "task='riddles'"),
+        ({"checkpoint": "nowhere"}, "checkpoint='nowhere': no such folder"),
+        ({"length": 3}, "length=3"),
+        ({"steps": -1}, "steps=-1"),
+    ],
+)
+def test_what_claim_4_cannot_run_is_refused_by_name(changes, says):
+    with pytest.raises(ValueError, match=re.escape(says)):
+        grid.tuned_runs({**ASKED, **changes})
+
+
+def test_models_without_a_checkpoint_are_left_out_unless_they_are_to_be_made(monkeypatch):
+    runs = grid.tuned_runs(ASKED)
+    monkeypatch.setattr(grid, "source", lambda run: "published" if run.seed == 1 else None)
+    kept, left_out = grid.with_checkpoint(runs, False)
+    assert {run.seed for run in kept} == {1} and len(kept) + len(left_out) == len(runs)
+    assert grid.with_checkpoint(runs, True) == (runs, [])
+    monkeypatch.setattr(grid, "source", lambda run: None)
+    with pytest.raises(ValueError, match="rebuild=True"):
+        grid.with_checkpoint(runs, False)
+
+
+def test_published_of_claim_4_is_one_seed_of_what_its_verdict_rests_on():
+    runs, published = grid.wanted("pretrained_bottleneck", {**ASKED, "models": list(analogue.ANALOGUES)})
+    assert {(run.base, run.task) for run in published} == set(grid.PUBLISHED_TUNED)
+    assert all(run.pretrained and run.seed == 0 for run in published) and set(published) < set(runs)
+
+
+def test_a_fine_tuned_model_is_made_once_measured_and_found_again(monkeypatch):
+    """Its base is pretrained before; what is measured is cached like everything else."""
+    tiny = analogue.Analogue("gpt_neox", 16, n_layers=3, vocabulary=320, steps=4, batch=2, length=16)
+    text = analogue.Text(("def f(x):\n    return [x]\n" * 40,) * 3, ("def g(x):\n    return x\n" * 40,))
+    monkeypatch.setattr(analogue, "corpus", lambda: text)
+    monkeypatch.setitem(analogue.ANALOGUES, "tiny", tiny)
+    run = pretrained.tuning("parity", "tiny", True, 0, steps=5, length=8)
+    assert grid.obtain([run], workers=1) == {run: "trained"} and grid.obtain([run], workers=1) == {run: "cached"}
+    assert analogue.place_of(tiny, grid.CACHE / "bases").is_dir()
+    settings = grid.NecessitySettings(64, 64, 64, 64, 32, 2, 8, 2)
+    cells = [grid.SweepCell(run, 8, settings)], [grid.WindowCell(run, 8, settings, 2)]
+    first = [grid.sweep(cells[0], workers=1)[0], grid.window(cells[1], workers=1)[0]]
+    again = [grid.sweep(cells[0], workers=1)[0], grid.window(cells[1], workers=1)[0]]
+    assert [t.attrs["from_cache"] for t in first + again] == [False, False, True, True]
+    assert set(first[0]["site"]) == {1, 2, 3} and set(first[1]["last"]) == {2}
+    for one, other in zip(first, again, strict=True):
+        pd.testing.assert_frame_equal(one, other)

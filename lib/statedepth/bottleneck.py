@@ -473,6 +473,8 @@ def numbers(tables: Tables) -> dict[str, Number]:
     found.add("failed", len(failed), named or "none", f"models under {THRESHOLD:.0%}", "bottleneck-models")
     length = int(at_length["trained_length"].max())
     found.add("length", length, str(length), "training length, tokens", "bottleneck-models")
+    beside = tables["readability"].query("network == 'untrained'")["seed"].nunique()
+    found.add("baseline_seeds", beside, str(beside), "seeds whose baselines are probed", "bottleneck-profile")
     whole = float((tables["tuned"]["whole_vocabulary"]).min())
     found.add("whole", whole, f"{whole:.1%}", "least share of answers that are right among all tokens of the vocabulary", "bottleneck-models")  # fmt: skip
     if "bases" in tables:

@@ -471,6 +471,7 @@ class WindowCell:
     length: int
     settings: NecessitySettings
     width: int
+    methods: tuple[str, ...] = ("direction", "mean projection")  # of one direction: v1's, and the other reading of it
 
 
 def window(cells: Sequence[WindowCell], device: str = "cpu", workers: int = 0) -> list[pd.DataFrame]:
@@ -480,7 +481,7 @@ def window(cells: Sequence[WindowCell], device: str = "cpu", workers: int = 0) -
 
 def _window(cell: WindowCell, device: str) -> pd.DataFrame:
     trained = fetch(cell.run, device)
-    return windows.measure(trained.model, trained.task, cell.length, cell.settings, cell.width)
+    return windows.measure(trained.model, trained.task, cell.length, cell.settings, cell.width, cell.methods)
 
 
 def _cached(
