@@ -1127,6 +1127,22 @@ def test_other_weights_put_in_the_same_place_have_another_name(copy_of):
     assert tuning(base).key != before
 
 
+@pytest.mark.parametrize("file", ["config.json", "tokenizer.json"])
+def test_another_configuration_or_tokenizer_is_another_base(file, copy_of):
+    base = copy_of("gpt_neox")
+    before = tuning(base).key
+    path = Path(base) / file
+    path.write_text(path.read_text() + "\n")
+    assert tuning(base).key != before
+
+
+def test_weights_of_more_blocks_than_the_configuration_has_are_refused(copy_of):
+    folder = copy_of("gpt_neox")
+    path = Path(folder) / "config.json"
+    path.write_text(path.read_text().replace('"num_hidden_layers": 3', '"num_hidden_layers": 2'))
+    assert "more blocks than the 2" in refused(folder)
+
+
 def test_an_interrupted_run_goes_on_where_its_base_has_moved(copy_of, tmp_path):
     base = copy_of("mamba2", "one/base")
     with pytest.raises(KeyboardInterrupt):

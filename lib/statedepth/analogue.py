@@ -57,8 +57,11 @@ class Analogue:
                 raise ValueError(f"{name}={value!r}: must be a whole number from {low} to {high}")
         if isinstance(self.lr, bool) or not isinstance(self.lr, int | float) or not 1e-6 <= self.lr <= 1:
             raise ValueError(f"lr={self.lr!r}: must be a number from 1e-06 to 1")
-        if self.family == "gpt_neox" and self.d_model % (2 * self.n_heads):
-            raise ValueError(f"d_model={self.d_model}: must be a multiple of {2 * self.n_heads}, twice n_heads")
+        if self.family == "gpt_neox" and (self.d_model % (2 * self.n_heads) or self.d_model < 8 * self.n_heads):
+            raise ValueError(
+                f"d_model={self.d_model}: must be a multiple of {2 * self.n_heads} and {8 * self.n_heads} or more, for "
+                f"n_heads={self.n_heads}: a quarter of each head is rotated, by pairs"
+            )
 
     @property
     def key(self) -> str:

@@ -200,6 +200,12 @@ def load(checkpoint: str) -> tuple[Any, Any]:
             raise ValueError(
                 f"checkpoint={checkpoint!r}: {len(report[kind])} weights are {kind.partition('_')[0]}, first {first}; fetch it again"
             )
+    deeper = [key for key in report["unexpected_keys"] if (at := re.search(r"layers\.(\d+)\.", str(key))) and int(at[1]) >= lm.config.num_hidden_layers]  # fmt: skip
+    if deeper:
+        raise ValueError(
+            f"checkpoint={checkpoint!r}: has weights of more blocks than the {lm.config.num_hidden_layers} of its "
+            "config.json; fetch both again"
+        )
     tokenizer = _reading(
         checkpoint, lambda: transformers.AutoTokenizer.from_pretrained(checkpoint, trust_remote_code=False)
     )
@@ -237,9 +243,10 @@ def _reading(checkpoint: str, read: Any) -> Any:
 
 
 def fingerprint(checkpoint: str) -> str:
-    """Of the weights in a folder, so that others under the same name are another checkpoint; a hub name is its own."""
+    """Of the files in a folder, so that others under the same name are another checkpoint; a hub name is its own."""
     folder = Path(checkpoint)
-    files = sorted(path for pattern in ("*.safetensors", "*.bin") for path in folder.glob(pattern))
+    kinds = ("*.safetensors", "*.bin", "config.json", "tokenizer*.json")
+    files = sorted(path for kind in kinds for path in folder.glob(kind))
     found = [_hash_of(path, path.stat().st_size, path.stat().st_mtime_ns) for path in files]
     return hashlib.sha256("".join(found).encode()).hexdigest()[:16] if files else checkpoint
 

@@ -1,7 +1,8 @@
 """Ablation of several sites in a row at once: what survives an edit of one site may have been carried past it by a block.
 
 Each site's eraser is fitted on the unedited stream, as a probe's direction found beforehand would be; the edits act in one
-forward pass. A probe refitted at the last site of the window says what is read there after all of them.
+forward pass. So a later eraser may miss what an earlier edit has moved, an exact one too: a probe refitted at the last site of
+the window says what is read there after all of them.
 """
 
 import math
@@ -82,9 +83,9 @@ def _of_window(
     done = way >= READABLE * (1 - majority)
     fall = (intact - after) / way if done else np.full(n, math.nan)
     half = 1.96 * float(fall.std(ddof=1)) / math.sqrt(n)
-    draws = []
+    draws, each = [], min(settings.n_control, n)
     for draw in range(settings.draws):
-        some = (torch.arange(settings.n_control) + draw * settings.n_control) % n
+        some = (torch.arange(each) + draw * each) % n
         random = {site: [erasers.random_like(one, generator) for one in chain] for site, chain in chains.items()}
         right = _right(subject, {site: _by(applied(chain)) for site, chain in random.items()}, some)
         draws.append(float(((intact[some.numpy()] - right) / way).mean()) if done else math.nan)
