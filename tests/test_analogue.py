@@ -266,14 +266,18 @@ def test_whatever_number_of_steps_is_taken_can_be_trained(monkeypatch, tmp_path)
             analogue.pretrain(spec, tmp_path, progress=False, stop_after=1)
 
 
-def test_heads_share_an_even_number_of_features():
-    for width, heads in ((20, 4), (16, 16), (9, 1)):
-        with pytest.raises(ValueError, match=f"d_model={width}: must be a multiple of {2 * heads}, twice n_heads"):
+def test_heads_share_an_even_number_of_features_and_each_is_rotated():
+    """A quarter of a head is: with fewer than 8 features in it there would be no positions at all."""
+    for width, heads in ((20, 4), (16, 16), (9, 1), (8, 4), (12, 2)):
+        with pytest.raises(
+            ValueError, match=f"d_model={width}: must be a multiple of {2 * heads} and {8 * heads} or more"
+        ):
             Analogue("gpt_neox", width, n_heads=heads)
-    tokens = torch.zeros(1, 4, dtype=torch.long)
-    for width, heads in ((8, 4), (12, 2), (8, 1)):  # the smallest that are taken run
-        lm = analogue.new(spec_of("gpt_neox").__class__("gpt_neox", width, 1, heads, vocabulary=320).config(), 0)
-        assert torch.isfinite(analogue.language_loss(lm, tokens))
+    for width, heads in ((32, 4), (16, 2), (8, 1)):  # the smallest that are taken know positions
+        lm = analogue.new(Analogue("gpt_neox", width, 1, heads, vocabulary=320).config(), 0).eval()
+        with torch.no_grad():
+            one, other = (lm(torch.tensor([ids])).logits[0, -1] for ids in ([5, 6, 7, 8], [7, 6, 5, 8]))
+        assert not torch.allclose(one, other, atol=1e-6)
     assert Analogue("mamba", 9).d_model == 9
 
 

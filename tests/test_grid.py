@@ -621,7 +621,7 @@ def test_published_of_claim_4_is_one_seed_of_what_its_verdict_rests_on():
 
 def test_a_fine_tuned_model_is_made_once_measured_and_found_again(monkeypatch):
     """Its base is pretrained before; what is measured is cached like everything else."""
-    tiny = analogue.Analogue("gpt_neox", 16, n_layers=3, vocabulary=320, steps=4, batch=2, length=16)
+    tiny = analogue.Analogue("gpt_neox", 32, n_layers=3, vocabulary=320, steps=4, batch=2, length=16)
     text = analogue.Text(("def f(x):\n    return [x]\n" * 40,) * 3, ("def g(x):\n    return x\n" * 40,))
     monkeypatch.setattr(analogue, "corpus", lambda: text)
     monkeypatch.setitem(analogue.ANALOGUES, "tiny", tiny)
@@ -629,7 +629,7 @@ def test_a_fine_tuned_model_is_made_once_measured_and_found_again(monkeypatch):
     assert grid.obtain([run], workers=1) == {run: "trained"} and grid.obtain([run], workers=1) == {run: "cached"}
     assert analogue.place_of(tiny, grid.CACHE / "bases").is_dir()
     settings = grid.NecessitySettings(64, 64, 64, 64, 32, 2, 8, 2)
-    cells = [grid.SweepCell(run, 8, settings)], [grid.WindowCell(run, 8, settings, 2)]
+    cells = [grid.sweep_cell(run, settings)], [grid.WindowCell(run, 8, settings, 2)]
     first = [grid.sweep(cells[0], workers=1)[0], grid.window(cells[1], workers=1)[0]]
     again = [grid.sweep(cells[0], workers=1)[0], grid.window(cells[1], workers=1)[0]]
     assert [t.attrs["from_cache"] for t in first + again] == [False, False, True, True]

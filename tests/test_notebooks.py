@@ -27,7 +27,7 @@ SMOKE = {
 
 def tiny_checkpoint(folder):
     """A GPT-NeoX of three blocks and its tokenizer, as others would have saved them."""
-    spec = analogue.Analogue("gpt_neox", 16, n_layers=3, vocabulary=320)
+    spec = analogue.Analogue("gpt_neox", 32, n_layers=3, vocabulary=320)
     analogue.new(spec.config(), 0).save_pretrained(folder)
     analogue.tokenizer(("def even(odd): return [0, 1]\n",) * 50, spec.vocabulary).save_pretrained(folder)
     return str(folder)

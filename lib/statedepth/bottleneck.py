@@ -34,6 +34,7 @@ CLASSES = {"gpt_neox": "GPT-NeoX", "mamba": "Mamba", "mamba2": "Mamba-2"}
 COSTS = 50.0  # points of accuracy that an ablation at a bottleneck costs, at the least
 INERT = 5.0  # points that no direction may cost where a model "has no direction that breaks the task"
 READ = 0.95  # A' at the last site
+READABLE = 0.1  # A' under which there is nothing to erase
 RECOVERED = 0.9  # of the gap, by a patch
 ABLATION = ("pooled", "direction")  # v1's
 EXACT = ("each", "LEACE")  # by which the most damaged site is told
@@ -325,15 +326,20 @@ def verdict(tables: Tables) -> Verdict:
     parts = _parts(tables)
     holds = {part.key: part.holds for part in parts}
     family = family_of(tables)
-    bases = [str(a) for a in dict.fromkeys(tables["models"]["architecture"]) if start_of(str(a))[1]]
+    core = pretrained_only(tables["models"][tables["models"]["task"].isin(TASKS)])
+    bases = [str(a) for a in dict.fromkeys(core["architecture"])]
     analogue = all(size_of(base) in ("small", "large") for base in bases)
     scale = "analogue" if analogue else "published checkpoint" if set(bases) <= set(PUBLISHED) else "own checkpoint"
     judged = {base: _class_holds(base, family[base], holds) for base in bases}
     reasons, deciding = _reasons(tables, judged, family), _deciding(tables, family)
     classes = {kind: [judged[b] for b in bases if family[b] == kind] for kind in ("gpt_neox", "mamba")}
     known = [value for value in judged.values() if value is not None]
-    if len(known) < len(judged) or (analogue and not all(classes.values())):
-        reasons = ["This run does not have two seeds that learned the tasks in each model.", *reasons]
+    if not judged or len(known) < len(judged) or (analogue and not all(classes.values())):
+        untested = [name_of(base) for base, value in judged.items() if value is None]
+        lacking = [CLASSES[kind] for kind, values in classes.items() if analogue and not values]
+        said = [f"Not judged, for want of two seeds that learned both tasks: {', '.join(untested)}"] if untested else []
+        said += [f"Not in this run: {', '.join(lacking)}"] if lacking else []
+        reasons = [f"{'. '.join(said) or 'No model of this run is judged'}.", *reasons]
         return Verdict("pretrained_bottleneck", scale, "not tested", True, reasons, parts)
     passed = pretrained_only(tables["models"].query("length == trained_length and passed"))
     seeds = passed[passed["task"].isin(TASKS)].groupby(["task", "architecture"]).size()
@@ -393,7 +399,7 @@ def _reasons(tables: Tables, judged: dict[str, bool | None], family: dict[str, s
         well = core[core["as_well"].astype(bool)]
         text = f"Without pretraining, {len(well)} of {len(core)} pairs of model and task are learned as well (within half a point)"
         others = [f"{name_of(r['base'])} on {task_name(r['task'])} ({r['scratch']:.1%} against {r['pretrained']:.1%})" for r in _records(core[~core["as_well"].astype(bool)])]  # fmt: skip
-        reasons.append(text + (f"; not {', '.join(others)}." if others else ": what is found here is not due to pretraining."))  # fmt: skip
+        reasons.append(text + (f"; not {', '.join(others)}." if others else "."))  # fmt: skip
     one = bottlenecks(tables)
     cost, patched, near = most_costly(tables), patches(tables), patches(tables, 1)
     for base, holds in judged.items():
@@ -475,7 +481,11 @@ def numbers(tables: Tables) -> dict[str, Number]:
     found.add("length", length, str(length), "training length, tokens", "bottleneck-models")
     beside = tables["readability"].query("network == 'untrained'")["seed"].nunique()
     found.add("baseline_seeds", beside, str(beside), "seeds whose baselines are probed", "bottleneck-profile")
-    whole = float((tables["tuned"]["whole_vocabulary"]).min())
+    own = pretrained_only(tables["tuned"][tables["tuned"]["task"].isin(TASKS)])
+    whole = float(own["whole_vocabulary"].min()) if len(own) else math.nan
+    if "windows" in tables:
+        width = int((tables["windows"]["last"] - tables["windows"]["first"]).max()) + 1
+        found.add("width", width, str(width), "sites in a row that are erased together", "bottleneck-sweep")
     found.add("whole", whole, f"{whole:.1%}", "least share of answers that are right among all tokens of the vocabulary", "bottleneck-models")  # fmt: skip
     if "bases" in tables:
         for row in _records(tables["bases"]):
@@ -520,7 +530,10 @@ def _of_ablations(found: Numbers, tables: Tables) -> None:
         name, key = f"{name_of(row['architecture'])} on {task_name(row['task'])}", f"{row['architecture']}.{row['task']}"  # fmt: skip
         text = mean_text(_interval(row, "read"))
         found.add(f"{key}.last", row["read"], text, f"readability of the last site, {name}", "bottleneck-sweep")
-    one = sites(tables).query("judged and positions == 'pooled' and method == 'direction' and rank > 0")
+    one = pretrained_only(sites(tables)).query(
+        "judged and positions == 'pooled' and method == 'direction' and rank > 0"
+    )
+    one = one[one["read"] >= READABLE]  # or a refit gets back what was never there
     back = one["refit"] / one["before"]
     count = int((back >= READ).sum())
     found.add("back", count if len(one) else None, f"{count} of {len(one)}", "ablations of one direction after which a refitted probe gets back 95% of its accuracy", "bottleneck-sweep", True)  # fmt: skip

@@ -450,6 +450,12 @@ class SweepCell:
     run: Tuning
     length: int
     settings: NecessitySettings
+    methods: tuple[tuple[str, tuple[str, ...]], ...]  # of each scope
+
+
+def sweep_cell(run: Tuning, settings: NecessitySettings) -> SweepCell:
+    """By all methods of `SWEEP`, or those of `SWEEP_BESIDE` for a model that was not pretrained."""
+    return SweepCell(run, run.train.length, settings, tuple((SWEEP if run.pretrained else SWEEP_BESIDE).items()))
 
 
 def sweep(cells: Sequence[SweepCell], device: str = "cpu", workers: int = 0) -> list[pd.DataFrame]:
@@ -459,8 +465,7 @@ def sweep(cells: Sequence[SweepCell], device: str = "cpu", workers: int = 0) -> 
 
 def _sweep(cell: SweepCell, device: str) -> pd.DataFrame:
     trained = fetch(cell.run, device)
-    methods = SWEEP if cell.run.pretrained else SWEEP_BESIDE
-    return ablation.measure(trained.model, trained.task, cell.length, cell.settings, methods=methods)
+    return ablation.measure(trained.model, trained.task, cell.length, cell.settings, methods=dict(cell.methods))
 
 
 @dataclass(frozen=True)
