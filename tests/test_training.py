@@ -634,4 +634,4 @@ def test_an_untrained_network_is_another_one_of_the_same_shape_and_always_the_sa
 
 
 def test_every_seed_that_a_spec_allows_has_an_untrained_network():
-    assert isinstance(training.untrained(tiny(seed=2**31 - 1)), Trained)
+    assert isinstance(tiny(seed=2**31 - 1).untrained(), Trained)
