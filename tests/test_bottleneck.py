@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 from synthetic import EARLY, FLAT, LATE, TALL, bottleneck_tables
 
-from statedepth import bottleneck, claims, figures
+from statedepth import analogue, bottleneck, claims, figures
 from statedepth import tables as table_files
 from statedepth.verdicts import NOT_RUN
 
@@ -203,6 +203,12 @@ def test_numbers_are_those_of_the_tables():
     assert found["as-well"].text == "8 of 8" and found["models"].value == 4 * 2 * (5 + 3)
     assert np.isclose(found["whole"].value, 0.999)
     assert claims.numbers("pretrained_bottleneck", bottleneck_tables(scratch=(1.0, 0)))["as-well"].text == NOT_RUN
+
+
+def test_analogues_are_known_by_their_names_and_not_by_how_a_name_ends():
+    assert set(bottleneck.ANALOGUES) == set(analogue.ANALOGUES)
+    own = bottleneck.verdict(bottleneck_tables({"my-mamba-small": FLAT_COST}, bases=("my-mamba-small",)))
+    assert own.scale == "own checkpoint"
 
 
 def test_names_as_readers_see_them():

@@ -608,9 +608,10 @@ def test_models_without_a_checkpoint_are_left_out_unless_they_are_to_be_made(mon
     kept, left_out = grid.with_checkpoint(runs, False)
     assert {run.seed for run in kept} == {1} and len(kept) + len(left_out) == len(runs)
     assert grid.with_checkpoint(runs, True) == (runs, [])
-    monkeypatch.setattr(grid, "source", lambda run: None)
-    with pytest.raises(ValueError, match="rebuild=True"):
-        grid.with_checkpoint(runs, False)
+    for at_hand in (lambda run: None, lambda run: None if run.pretrained else "cached"):
+        monkeypatch.setattr(grid, "source", at_hand)
+        with pytest.raises(ValueError, match="rebuild=True"):
+            grid.with_checkpoint(runs, False)
 
 
 def test_published_of_claim_4_is_one_seed_of_what_its_verdict_rests_on():

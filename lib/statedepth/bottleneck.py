@@ -40,6 +40,12 @@ ABLATION = ("pooled", "direction")  # v1's
 EXACT = ("each", "LEACE")  # by which the most damaged site is told
 METHODS = ("direction", "mean projection", "LEACE", "INLP")
 PUBLISHED = ("pythia-160m", "pythia-410m", "mamba-130m-hf")  # the paper's own, by the name of their folder
+ANALOGUES = (
+    "gpt-neox-small",
+    "gpt-neox-large",
+    "mamba-small",
+    "mamba-large",
+)  # of `statedepth.analogue`, which loads torch
 SCRATCH = "-scratch"  # ends the name of an architecture that was not pretrained
 
 PREDICTIONS = (
@@ -64,7 +70,7 @@ def start_of(architecture: str) -> tuple[str, bool]:
 
 def size_of(base: str) -> str:
     """small or large of an analogue; the name itself of any other."""
-    return base.rpartition("-")[2] if base.rpartition("-")[2] in ("small", "large") else base
+    return base.rpartition("-")[2] if base in ANALOGUES else base
 
 
 def name_of(architecture: str) -> str:
@@ -328,7 +334,7 @@ def verdict(tables: Tables) -> Verdict:
     family = family_of(tables)
     core = pretrained_only(tables["models"][tables["models"]["task"].isin(TASKS)])
     bases = [str(a) for a in dict.fromkeys(core["architecture"])]
-    analogue = all(size_of(base) in ("small", "large") for base in bases)
+    analogue = set(bases) <= set(ANALOGUES)
     scale = "analogue" if analogue else "published checkpoint" if set(bases) <= set(PUBLISHED) else "own checkpoint"
     judged = {base: _class_holds(base, family[base], holds) for base in bases}
     reasons, deciding = _reasons(tables, judged, family), _deciding(tables, family)

@@ -203,12 +203,14 @@ PUBLISHED_TUNED = (("gpt-neox-large", "dyck-2-4"), ("mamba-large", "parity"), ("
 def with_checkpoint(runs: Sequence[Tuning], rebuild: bool) -> tuple[list[Tuning], list[Tuning]]:
     """The runs to go on with, and those left out. Of analogues, those without a checkpoint are, but with `rebuild`.
 
-    ValueError where nothing would be left.
+    ValueError where no pretrained model would be left: the others only stand beside them.
     """
     left_out = [] if rebuild else [run for run in runs if run.base in analogue.ANALOGUES and not source(run)]
     kept = [run for run in runs if run not in left_out]
-    if not kept:
-        raise ValueError("none of these models has a checkpoint; rebuild=True pretrains and fine-tunes them")
+    if not any(run.pretrained for run in kept):
+        raise ValueError(
+            "no pretrained one of these models has a checkpoint; rebuild=True pretrains and fine-tunes them"
+        )
     return kept, left_out
 
 
