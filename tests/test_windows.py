@@ -232,6 +232,53 @@ def test_a_refitted_probe_sees_the_stream_as_all_edits_leave_it(model, monkeypat
     assert found == pytest.approx(numbers, abs=0.004)  # rounding may turn an answer or two
 
 
+def whole_by_hand(model, edits):
+    """Accuracy where every token of the vocabulary may be the answer: a pass up to the head, then its own matrix."""
+    tokens, targets = strings(parity(), TINY)
+    found = []
+    handle = model.lm.get_output_embeddings().register_forward_pre_hook(lambda _, args: found.append(args[0]))
+    model.others = True
+    run_by_hand(model, tokens, edits)
+    model.others = False
+    handle.remove()
+    answer = (found[0] @ model.lm.get_output_embeddings().weight.T).argmax(-1)
+    return float((answer == model.states[targets]).double().mean())
+
+
+def test_a_language_model_may_answer_with_any_token_of_its_vocabulary(seen):
+    model = made("tuned")
+    with torch.no_grad():  # so that other tokens are often, and not always, more probable than a state
+        rows = model.lm.get_output_embeddings().weight
+        rows[:5] *= 0.02
+        rows[7:] *= 0.02
+    table = windows.measure(model, parity(), T, TINY, methods=("mean projection",))
+    for row in table.itertuples():
+        edits = {site: by(seen[0][site, row.method]) for site in (row.first, row.last)}
+        assert row.intact_whole == pytest.approx(whole_by_hand(model, {})) and 0.1 < row.intact_whole < row.intact
+        assert row.after_whole == pytest.approx(whole_by_hand(model, edits)) and row.after_whole < row.after
+    single = ablation.measure(model, parity(), T, TINY, sites=[2], methods={"pooled": ("mean projection",)}).iloc[0]
+    assert single["intact_whole"] == table["intact_whole"].iloc[0]
+    assert single["after_whole"] == pytest.approx(whole_by_hand(model, {2: by(seen[0][2, "mean projection"])}))
+    assert not model.others and model(torch.zeros(1, 3, dtype=torch.long)).shape == (1, 3, 2)
+
+
+@one_model
+def test_a_model_that_knows_no_other_token_has_no_such_columns(model):
+    row = windows.measure(model, parity(), T, replace(TINY, draws=1), methods=("LEACE",)).iloc[0]
+    assert not {"intact_whole", "after_whole"} & set(row.index)
+
+
+@one_model
+def test_streams_that_do_not_fit_into_memory_are_taken_in_groups_with_the_same_result(model, monkeypatch):
+    once = [windows.measure(model, parity(), T, TINY, 2, ("LEACE",)), ablation.measure(model, parity(), T, TINY, methods={"pooled": ("LEACE",)})]  # fmt: skip
+    monkeypatch.setattr(ablation, "HELD", 1)
+    assert ablation.groups(model, parity(), T, TINY, [1, 2, 3]) == [[1], [2], [3]]
+    assert ablation.groups(model, parity(), T, TINY, [1, 2, 3], 1) == [[1, 2], [2, 3]]
+    again = [windows.measure(model, parity(), T, TINY, 2, ("LEACE",)), ablation.measure(model, parity(), T, TINY, methods={"pooled": ("LEACE",)})]  # fmt: skip
+    for one, other in zip(once, again, strict=True):
+        assert one.equals(other)
+
+
 @one_model
 def test_erasers_of_rank_0_change_nothing(model, monkeypatch):
     none = erasers.leace(np.ones((100, model.head.in_features)), np.arange(100) % 2)

@@ -8,6 +8,7 @@ erasure.
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from statedepth.stream import run_from, stream
 from statedepth.tasks import Batch, Task
 
 HALF, TENTH = 0.5, 0.1  # of the way down to the majority class
+HELD = 4 * 2**30  # bytes of streams that are held at once
 OUTCOMES = ("absent", "not removed", "necessary", "not necessary", "inconclusive")
 # What is erased where. INLP with an eraser for each position is not among it: it would take most of a stream's features.
 PLAN: dict[str, tuple[str, ...]] = {
@@ -110,6 +112,17 @@ def capture(model: nn.Module, task: Task, length: int, settings: NecessitySettin
     return Subject(model, task, batches, h)
 
 
+def groups(model: nn.Module, task: Task, length: int, settings: NecessitySettings, sites: Sequence[int], overlap: int = 0) -> list[list[int]]:  # fmt: skip
+    """`sites` in groups whose streams fit into `HELD` bytes; each begins with the last `overlap` sites of the one before."""
+    with torch.no_grad(), stream(model, keep=[0]) as kept:
+        models.logits(model, torch.zeros(1, 1, dtype=torch.long, device=device_of(model)))
+    strings = settings.n_erase + settings.n_fit + settings.n_validation + settings.n_test
+    each = 4 * strings * length * kept[0].shape[-1]
+    at_once = max(overlap + 1, HELD // each)
+    starts = range(0, max(1, len(sites) - overlap), at_once - overlap)
+    return [list(sites[start : start + at_once]) for start in starts]
+
+
 def rows_at_once(length: int) -> int:
     """Strings of a pass: as many as a processor's cache holds; in larger passes memory is what takes the time."""
     return max(32, 5120 // length)
@@ -195,23 +208,34 @@ class _Runs:
             edited = edit(h.double()).float()
         self.jobs[key] = edited, rows
 
-    def run(self) -> dict[tuple, np.ndarray]:
-        """Share of right answers of each planned sequence, over the positions that count."""
+    def run(self) -> tuple[dict[tuple, np.ndarray], dict[tuple, np.ndarray]]:
+        """Share of right answers of each planned sequence, over the positions that count: among all states, then among all
+        tokens of the vocabulary (the same where the model knows no others).
+        """
         at_once = rows_at_once(self.h.shape[1])
         edited = torch.cat([h for h, _ in self.jobs.values()])
         rows = torch.cat([rows for _, rows in self.jobs.values()])
         tokens, targets = self.batch.tokens[rows], self.batch.targets[rows]
         model, device = self.subject.model, device_of(self.subject.model)
         right = []
-        with torch.no_grad():
+        with torch.no_grad(), models.with_others(model):
             for h, some, wanted in zip(
                 edited.split(at_once), tokens.split(at_once), targets.split(at_once), strict=True
             ):
-                answer = run_from(model, self.site, h.to(device), some.to(device)).argmax(-1).cpu()
-                right.append((answer == wanted)[:, -1:] if self.last else answer == wanted)
-        share = torch.cat(right).double().mean(1).numpy()
+                both = right_answers(
+                    run_from(model, self.site, h.to(device), some.to(device)), wanted, self.subject.task
+                )
+                right.append(both[:, :, -1:] if self.last else both)
+        shares = torch.cat(right, 1).double().mean(2).numpy()
         ends = np.cumsum([len(rows) for _, rows in self.jobs.values()])
-        return dict(zip(self.jobs, np.split(share, ends[:-1]), strict=True))
+        among, whole = (dict(zip(self.jobs, np.split(share, ends[:-1]), strict=True)) for share in shares)
+        return among, whole
+
+
+def right_answers(logits: torch.Tensor, wanted: torch.Tensor, task: Task) -> torch.Tensor:
+    """(2, B, T): is the answer right among the states, and among all that `models.with_others` lets the model say?"""
+    logits = logits.cpu()
+    return torch.stack([logits[..., : task.n_outputs].argmax(-1) == wanted, logits.argmax(-1) == wanted])
 
 
 def measure(
@@ -233,6 +257,8 @@ def measure(
     accuracy alone), their majority classes; `rank`, `variance_removed` and `norm`, the mean of |h' - h| / |h|; the
     task's accuracy `intact` and `after`, its majority class, and `fall`, the share of the way down to it, with its 95%
     interval over sequences; the falls of the controls (mean and most over draws) with what they removed; and `outcome`.
+    A language model has `intact_whole` and `after_whole` besides: accuracy where every token of its vocabulary may be the
+    answer.
     Raises ValueError for an unknown variable, method or scope.
     """
     variable = variable or task.target
@@ -240,12 +266,12 @@ def measure(
         raise ValueError(f"variable={variable!r}: {task.name} has {', '.join(task.n_states)}")
     methods = PLAN if methods is None else methods
     sites = list(sites) or list(range(1, len(models.blocks(model)) + 1))
-    subject = capture(model, task, length, settings, sites)
     steps = min(length, settings.own_positions)
     positions = sorted({round(x) for x in np.linspace(0, length - 1, steps)} if steps > 1 else {length - 1})
     rows = []
-    for site in sites:
-        for scope, asked in methods.items():
+    for some in groups(model, task, length, settings, sites):
+        subject = capture(model, task, length, settings, some)
+        for site, (scope, asked) in product(some, methods.items()):
             if scope not in SCOPES:
                 raise ValueError(f"scope={scope!r}: must be one of {', '.join(SCOPES)}")
             bound = site == len(models.blocks(model))
@@ -307,7 +333,7 @@ def _of_site(
             runs.add((method, "random", draw), applied(random), rows)
             runs.add((method, "matched", draw), matched, rows)
             shares.setdefault((method, "matched"), []).append((matched.variance_removed, matched.rank))
-    right = runs.run()
+    right, whole = runs.run()
     intact = right[("intact",)]
     common = subject.batches["erase"].targets[:, -1:] if last else subject.batches["erase"].targets
     wanted = subject.batches["test"].targets[:n_task]
@@ -352,6 +378,9 @@ def _of_site(
         else:
             row |= dict.fromkeys(("fall", "fall_low", "fall_high", "resample_fall", "random_fall", "random_most", "matched_fall", "matched_most", "matched_share", "matched_rank"), math.nan)  # fmt: skip
             row["after"] = row["intact"]
+        if models.has_others(subject.model):
+            row |= {"intact_whole": float(whole[("intact",)].mean())}
+            row |= {"after_whole": float(whole[(method, "after") if rank else ("intact",)].mean())}
         row |= {"control": control_name, "control_readable": control_readable}
         row["control_fall"] = float(fall(("control",)).mean()) if control else math.nan
         row["control_share"] = sum(one.variance_removed for one in control) if control else math.nan

@@ -1,7 +1,8 @@
 """Five architectures behind one interface: `build` a `ModelSpec`, then `blocks(model)` and `logits(model, tokens)`."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -202,6 +203,27 @@ def blocks(model: nn.Module) -> Sequence[nn.Module]:
 def logits(model: nn.Module, tokens: torch.Tensor) -> torch.Tensor:
     """(B, T, n_outputs) for (B, T) int64 tokens."""
     return model(tokens)
+
+
+def has_others(model: nn.Module) -> bool:
+    """Does the model know tokens that are no answers of its task, as a language model does?"""
+    return hasattr(model, "others")
+
+
+@contextmanager
+def with_others(model: nn.Module) -> Iterator[None]:
+    """Inside, `logits` of a model that `has_others` have one more column: the greatest logit of all tokens that are no answer.
+
+    There a model that has lost the state may answer with a token of another kind. Other models are as they were.
+    """
+    if not has_others(model):
+        yield
+        return
+    model.others = True  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        model.others = False  # type: ignore[assignment]
 
 
 def n_parameters(model: nn.Module) -> int:

@@ -115,6 +115,7 @@ class Tuned(nn.Module):
     def __init__(self, lm: Any, words: Vocabulary) -> None:
         super().__init__()
         self.lm = lm
+        self.others = False  # see `models.with_others`
         self.register_buffer("actions", torch.tensor(words.actions), persistent=False)
         self.register_buffer("states", torch.tensor(words.states), persistent=False)
         self.register_buffer("begin", torch.tensor(words.begin, dtype=torch.long), persistent=False)
@@ -136,8 +137,12 @@ class Tuned(nn.Module):
         return self.backbone(input_ids=ids, use_cache=False).last_hidden_state[:, self.prefix :]
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """The head's rows of the states alone are read: an answer is a state."""
+        """The head's rows of the states alone are read: an answer is a state. With `others`, (B, T, K + 1)."""
         head = self.lm.get_output_embeddings()
+        if self.others:
+            every = head(self.hidden(tokens)).float()
+            rest = every.index_fill(-1, self.states, -torch.inf).amax(-1, keepdim=True)
+            return torch.cat([every[..., self.states], rest], -1)
         bias = None if getattr(head, "bias", None) is None else head.bias[self.states]
         return F.linear(self.hidden(tokens), head.weight[self.states], bias).float()
 

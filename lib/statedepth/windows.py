@@ -14,8 +14,17 @@ import numpy as np
 import pandas as pd
 import torch
 
-from statedepth import erasers, models
-from statedepth.ablation import NecessitySettings, Subject, capture, device_of, parts_at, rows_at_once
+from statedepth import erasers, logistic, models
+from statedepth.ablation import (
+    NecessitySettings,
+    Subject,
+    capture,
+    device_of,
+    groups,
+    parts_at,
+    right_answers,
+    rows_at_once,
+)
 from statedepth.erasers import Eraser
 from statedepth.removal import READABLE, Parts, applied, fit_chain
 from statedepth.stream import between, run_from, stream
@@ -37,30 +46,31 @@ def measure(
 
     Windows end before the last site. Columns: `first` and `last` site; `rank`, summed over sites; the task's accuracy
     `intact` and `after`, its majority class, and `fall`, the share of the way down to it, with its 95% interval over
-    sequences; `resample_fall`, where each site's part comes from another string; `random_fall` and `random_most`, the
+    sequences, and of a language model `intact_whole` and `after_whole`, as `ablation.measure` has them; `resample_fall`, where each site's part comes from another string; `random_fall` and `random_most`, the
     mean and the most over draws of random subspaces of the same ranks; probes at the last site of the window `before`
     and refitted after (`refit`), with their majority class. ValueError for a width of which there is no window.
     """
     n_blocks = len(models.blocks(model))
     if isinstance(width, bool) or not isinstance(width, int) or not 2 <= width < n_blocks:
         raise ValueError(f"width={width!r}: must be a whole number of sites from 2 to {n_blocks - 1}")
-    sites = list(range(1, n_blocks))
-    subject = capture(model, task, length, settings, sites)
-    parts, before = {}, {}
-    chains: dict[int, dict[str, list[Eraser]]] = {}
-    for site in sites:
-        parts[site] = parts_at(subject, site, task.target, [length - 1], settings, False)
-        before[site] = parts[site].readings(parts[site].probed)
-        chains[site] = {method: fit_chain(method, "pooled", parts[site], before[site]) for method in methods}
     rows = []
-    for first in sites[: len(sites) - width + 1]:
-        window = list(range(first, first + width))
-        for method in methods:
-            row = {"first": first, "last": window[-1], "method": method}
-            chosen = {site: chains[site][method] for site in window}
-            row |= _of_window(subject, chosen, parts[window[-1]], settings)
-            read = before[window[-1]].pooled
-            rows.append({**row, "before": float(read.accuracy[0]), "majority": float(read.majority[0])})
+    for sites in groups(model, task, length, settings, range(1, n_blocks), overlap=width - 1):
+        subject = capture(model, task, length, settings, sites)
+        chains: dict[int, dict[str, list[Eraser]]] = {}
+        read: dict[int, logistic.Reading] = {}
+        for site in sites:
+            parts = parts_at(subject, site, task.target, [length - 1], settings, False)
+            before = parts.readings(parts.probed)
+            chains[site] = {method: fit_chain(method, "pooled", parts, before) for method in methods}
+            read[site] = before.pooled
+        for window in [sites[i : i + width] for i in range(len(sites) - width + 1)]:
+            first, last = window[0], window[-1]
+            parts = parts_at(subject, last, task.target, [length - 1], settings, False)
+            seen = {"before": float(read[last].accuracy[0]), "majority": float(read[last].majority[0])}
+            for method in methods:
+                chosen = {site: chains[site][method] for site in window}
+                found = _of_window(subject, chosen, parts, settings)
+                rows.append({"first": first, "last": last, "method": method, **found, **seen})
     return pd.DataFrame(rows)
 
 
@@ -74,9 +84,9 @@ def _of_window(
     h = {site: subject.h["test"][site][:n].double() for site in sites}
     taken = {site: h[site] - edits[site](h[site]) for site in sites}
     everything = torch.arange(n)
-    intact = _right(subject, {sites[0]: lambda x, rows: x}, everything)
-    after = _right(subject, {site: _by(edits[site]) for site in sites}, everything)
-    resampled = _right(subject, {site: _by(edits[site], taken[site][other]) for site in sites}, everything)
+    intact, intact_whole = _right(subject, {sites[0]: lambda x, rows: x}, everything)
+    after, after_whole = _right(subject, {site: _by(edits[site]) for site in sites}, everything)
+    resampled, _ = _right(subject, {site: _by(edits[site], taken[site][other]) for site in sites}, everything)
     targets = subject.batches["test"].targets[:n]
     majority = float((targets == subject.batches["erase"].targets.flatten().bincount().argmax()).double().mean())
     way = float(intact.mean()) - majority
@@ -87,11 +97,13 @@ def _of_window(
     for draw in range(settings.draws):
         some = (torch.arange(each) + draw * each) % n
         random = {site: [erasers.random_like(one, generator) for one in chain] for site, chain in chains.items()}
-        right = _right(subject, {site: _by(applied(chain)) for site, chain in random.items()}, some)
+        right, _ = _right(subject, {site: _by(applied(chain)) for site, chain in random.items()}, some)
         draws.append(float(((intact[some.numpy()] - right) / way).mean()) if done else math.nan)
     edited = _after_window(subject, edits, last_parts)
     readings = edited.readings(edited.fit)
+    whole = {"intact_whole": float(intact_whole.mean()), "after_whole": float(after_whole.mean())}
     return {
+        **(whole if models.has_others(subject.model) else {}),
         "rank": sum(erasers.total_rank(chain) for chain in chains.values()),
         "intact": float(intact.mean()),
         "after": float(after.mean()),
@@ -118,16 +130,16 @@ def _by(edit: Edit, put: torch.Tensor | None = None) -> Callable[..., torch.Tens
 
 
 def _right(subject: Subject, edits: dict[int, Callable], rows: torch.Tensor) -> np.ndarray:
-    """Share of right answers of each of the test strings `rows`, with all `edits` in one pass."""
+    """(2, n) share of right answers of each of the test strings `rows`, with all `edits` in one pass: `right_answers`."""
     device, first = device_of(subject.model), min(edits)
     batch, found = subject.batches["test"], []
     for some in rows.split(rows_at_once(batch.tokens.shape[1])):
         later = {site: partial(edit, rows=some) for site, edit in edits.items() if site != first}
         start = edits[first](subject.h["test"][first][some], rows=some).to(device)
-        with torch.no_grad(), stream(subject.model, edit=later):
-            answer = run_from(subject.model, first, start, batch.tokens[some].to(device)).argmax(-1).cpu()
-        found.append((answer == batch.targets[some]).double().mean(1))
-    return torch.cat(found).numpy()
+        with torch.no_grad(), models.with_others(subject.model), stream(subject.model, edit=later):
+            logits = run_from(subject.model, first, start, batch.tokens[some].to(device))
+        found.append(right_answers(logits, batch.targets[some], subject.task).double().mean(2))
+    return torch.cat(found, 1).numpy()
 
 
 def _after_window(subject: Subject, edits: dict[int, Edit], parts: Parts) -> Parts:
