@@ -238,14 +238,14 @@ TALL = 6  # sites of the models of claim 4 made by hand; the middle two thirds a
 
 
 def bottleneck_tables(
-    falls=None, read=(0.2, 0.5, 0.8, 0.9, 0.99, 1.0), windows=None, recovery=None, seeds=5, scratch=(1.0, 3), bases=BASES, tasks=("dyck-2-4", "parity"), failed=(), shapes=None, noise=0.004
+    falls=None, read=(0.2, 0.5, 0.8, 0.9, 0.99, 1.0), windows=None, recovery=None, seeds=5, scratch=(1.0, 3), bases=BASES, tasks=("dyck-2-4", "parity"), failed=(), shapes=None, noise=0.004, whole=1.0, later=0.02, width=2
 ):  # fmt: skip
     """All tables of claim 4, of models with six sites.
 
     `falls[base]` (or `falls[task, base]`) is the share of the way that one direction costs at each site, twice what LEACE
     at each position costs elsewhere; 1.2 of the way are 60 points. `windows[base]` is the same of two sites in a row;
     `recovery[base]` of a patch by site at the changed token (0 after it). `scratch` is the accuracy without pretraining and
-    the number of seeds.
+    the number of seeds. Among all tokens `whole` times as much is lost. A patch one token later recovers `later`.
     """
     rng = np.random.default_rng(3)
     falls, windows, recovery, shapes = falls or {}, windows or {}, recovery or {}, shapes or {}
@@ -284,17 +284,18 @@ def bottleneck_tables(
                     row |= {"positions_read": 0, "positions_asked": 4, "mlp": np.nan, "variance_removed": 0.3, "norm": 0.4, "intact": 1.0, "task_majority": 0.5}  # fmt: skip
                     row |= {"after": float(np.clip(1 - value / 2, 0, 1)), "fall": value, "fall_low": value - 0.02, "fall_high": value + 0.02, "resample_fall": value, **CONTROL}  # fmt: skip
                     row |= {"matched_share": 0.29, "matched_rank": 2.0, "control_readable": 0.5, "control_share": 0.1, "control": "first token"}  # fmt: skip
+                    row |= {"intact_whole": 0.999, "after_whole": float(np.clip(0.999 - whole * value / 2, 0, 1))}
                     sweep.append({**row, "outcome": outcome(row)})
             if not pretrained:
                 continue
-            for first in range(1, TALL - 1):
+            for first in range(1, TALL - width + 1):
                 for method in ("direction", "mean projection", "LEACE", "INLP"):
                     value = (windows.get(base, (0.03,) * TALL)[first - 1] if method == "direction" else 0.5) + noise * rng.normal()  # fmt: skip
-                    rows.append({**where, "passed": True, "first": first, "last": first + 1, "method": method, "rank": 2, "intact": 1.0, "after": float(np.clip(1 - value / 2, 0, 1)), "task_majority": 0.5, "before": 0.9, "majority": 0.5, "refit": 0.9, "refit_majority": 0.5, "fall": value, "fall_low": value - 0.02, "fall_high": value + 0.02, "resample_fall": value, "random_fall": 0.0, "random_most": 0.1})  # fmt: skip
+                    rows.append({**where, "passed": True, "first": first, "last": first + width - 1, "method": method, "rank": 2, "intact": 1.0, "after": float(np.clip(1 - value / 2, 0, 1)), "task_majority": 0.5, "before": 0.9, "majority": 0.5, "refit": 0.9, "refit_majority": 0.5, "fall": value, "fall_low": value - 0.02, "fall_high": value + 0.02, "resample_fall": value, "random_fall": 0.0, "random_most": 0.1, "intact_whole": 0.999, "after_whole": float(np.clip(0.999 - whole * value / 2, 0, 1))})  # fmt: skip
             for site in range(TALL + 1):
                 shares = {("read", -1, name): {"complement": 0.1, "same state": 0.0}.get(name, site / TALL) for name in ("stream", "subspace", "complement", "same state", "other state", "other subspace")}  # fmt: skip
                 at_change = recovery.get(base, (0.97, 0.95, 0.6, 0.3, 0.1, 0.0))[site - 1] if site else 1.0
-                shares |= {("before", 0, "stream"): at_change, ("before", 1, "stream"): 0.02, ("before", 2, "stream"): 0.01}  # fmt: skip
+                shares |= {("before", 0, "stream"): at_change, ("before", 1, "stream"): later, ("before", 2, "stream"): 0.01}  # fmt: skip
                 for (at, offset, name), share in shares.items():
                     value = share + (0.0 if site in (0, TALL) else noise * rng.normal())
                     patches.append({**where, "passed": True, "site": site, "intervention": name, "at": at, "offset": offset, "recovery": value, "low": value - 0.1, "high": value + 0.1, "follows": 0.5, "n": 100, "left_out": 2, "bound": np.nan})  # fmt: skip
@@ -313,5 +314,5 @@ def bottleneck_tables(
         "bases": pd.DataFrame(base_rows),
         "pretraining": pd.DataFrame(curves),
     }
-    more = {"necessity": sweep, "windows": rows, "patching": patches}
+    more = {"sweep": sweep, "windows": rows, "patching": patches}
     return {**found, **{name: pd.DataFrame(table) for name, table in more.items() if table}}

@@ -44,6 +44,7 @@ ORDER = [
         "flip",
         "grouping",
         "causal",
+        "bottleneck_readings",
         "bottleneck",
         "claims",
         "grid",

@@ -302,6 +302,15 @@ def test_values_that_differ_by_rounding_alone_count_as_equal():
     assert permutation_p(a, b, 1) == permutation_p(b, a, 1) == permutation_p(b, b, 1)
 
 
+@pytest.mark.parametrize("seed", range(4))
+def test_the_sign_flip_p_is_scipys_exact_one(seed):
+    values = np.random.default_rng(seed).normal(0.3, 1, 5)
+    found = stats.permutation_test((values,), np.mean, permutation_type="samples", alternative="greater", n_resamples=np.inf)  # fmt: skip
+    assert profiles.sign_flip_p(values) == pytest.approx(found.pvalue)
+    assert profiles.sign_flip_p(np.abs(values)) == 1 / 32
+    assert math.isnan(profiles.sign_flip_p(np.array([]))) and math.isnan(profiles.sign_flip_p(np.array([1.0, np.nan])))
+
+
 def test_under_no_difference_the_permutation_p_is_at_most_alpha_in_alpha_of_the_runs():
     draws = rng(6).normal(size=(800, 6))
     p = np.array([permutation_p(row[:3], row[3:], 1) for row in draws])

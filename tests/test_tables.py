@@ -127,7 +127,10 @@ CELL = {
     **{"control": "first token", "outcome": "necessary"},
 }
 ROWS["necessity"] = {**WHERE, "passed": True, "trained_length": 20, **CELL}
+ROWS["sweep"] = {**ROWS["necessity"], "intact_whole": 0.99, "after_whole": 0.5}
 ROWS["windows"] = {
+    "intact_whole": 0.99,
+    "after_whole": 0.5,
     **{"task": "parity", "architecture": "mamba-large", "seed": 0, "passed": True, "first": 3, "last": 4},
     **{"method": "direction", "rank": 2.0, "intact": 1.0, "after": 0.9, "task_majority": 0.5, "before": 0.9},
     **{"majority": 0.5, "refit": 0.9, "refit_majority": 0.5, "fall": 0.2, "fall_low": 0.1, "fall_high": 0.3},
@@ -154,6 +157,7 @@ KEYS |= {
     "planted": "site",
     "patching": "site",
     "passes": "architecture",
+    "sweep": "site",
     "windows": "first",
     "tuned": "architecture",
     "bases": "base",

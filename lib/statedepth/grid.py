@@ -478,7 +478,7 @@ class WindowCell:
     length: int
     settings: NecessitySettings
     width: int
-    methods: tuple[str, ...] = ("direction", "mean projection")  # of one direction: v1's, and the other reading of it
+    methods: tuple[str, ...] = windows.METHODS
 
 
 def window(cells: Sequence[WindowCell], device: str = "cpu", workers: int = 0) -> list[pd.DataFrame]:

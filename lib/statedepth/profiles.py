@@ -190,6 +190,18 @@ def permutation_p(a: np.ndarray, b: np.ndarray, sign: int) -> float:
     return float(np.mean([score(d) >= score(seen) - slack for d in deals]))
 
 
+def sign_flip_p(values: np.ndarray) -> float:
+    """Exact one-sided p of "the mean over seeds is over 0", over all ways to turn the signs of paired differences.
+
+    The smallest p is 1/2^n: 1/32 at five seeds, so that a family of two tests cannot reach .05. Not a number for no value.
+    """
+    values = np.asarray(values, dtype=float)
+    if not len(values) or np.isnan(values).any():
+        return math.nan
+    turned = np.array(list(itertools.product((1.0, -1.0), repeat=len(values)))) @ values
+    return float(np.mean(turned >= values.sum() - 1e-12 * max(1.0, float(np.abs(values).sum()))))
+
+
 # ---- distances between tasks ----------------------------------------------------------------------------------------
 
 

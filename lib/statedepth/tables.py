@@ -51,6 +51,8 @@ CELL = {
     "outcome": pa.Column(str, pa.Check.isin(["absent", "not removed", "necessary", "not necessary", "inconclusive"])),
 }  # fmt: skip
 
+WHOLE = {name: pa.Column(float, SHARE) for name in ("intact_whole", "after_whole")}
+
 SCHEMAS: dict[str, pa.DataFrameSchema] = {
     # one row per trained model and evaluated length
     "models": _schema(
@@ -144,6 +146,10 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
     "necessity": _schema(
         {**WHERE, "passed": pa.Column(bool), "trained_length": pa.Column(int), **CELL}, [*WHERE, *CELL_KEY]
     ),
+    # the same of fine-tuned language models, with what is right where every token of the vocabulary may be the answer
+    "sweep": _schema(
+        {**WHERE, "passed": pa.Column(bool), "trained_length": pa.Column(int), **CELL, **WHOLE}, [*WHERE, *CELL_KEY]
+    ),
     # several sites in a row, erased in one pass (`windows.measure`)
     "windows": _schema(
         {
@@ -157,6 +163,7 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
             "rank": pa.Column(float, pa.Check.ge(0)),
             **{name: pa.Column(float, SHARE) for name in ("intact", "after", "task_majority", "before", "majority")},
             **{name: pa.Column(float, SHARE) for name in ("refit", "refit_majority")},
+            **WHOLE,
             **{
                 name: pa.Column(float, nullable=True)
                 for name in ("fall", "fall_low", "fall_high", "resample_fall", "random_fall", "random_most")
