@@ -164,6 +164,9 @@ def test_a_patch_must_be_of_enough_pairs():
     assert parts(made)["mamba-large.patched-later"] is True and parts(bottleneck_tables())["mamba-large.patched-later"] is False  # fmt: skip
     made["patching"].loc[made["patching"]["offset"] == 1, "n"] = 31
     assert parts(made)["mamba-large.patched-later"] is False
+    made["patching"]["n"] = 31
+    made = {name: table.convert_dtypes(dtype_backend="pyarrow") if name == "patching" else table for name, table in made.items()}  # fmt: skip
+    assert not len(readings.patches(made)) and not len(readings.patches(made, middle=True))
 
 
 def test_a_patch_in_the_middle_is_a_part_of_its_own():

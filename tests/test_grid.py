@@ -571,7 +571,7 @@ def test_seeds_without_a_checkpoint_are_left_out_where_another_seed_has_one(monk
 
 ASKED = {
     "tasks": ["dyck-2-4", "parity"], "models": ["gpt-neox-small", "mamba-large"], "checkpoint": "", "seeds": [0, 1], "scratch_seeds": [0],
-    "hard_tasks": ["S3"], "hard_models": ["mamba-large"], "hard_seeds": [0], "length": 20, "steps": 0,
+    "hard_tasks": ["S3"], "hard_models": ["mamba-large"], "hard_seeds": [0], "length": 20, "steps": 0, "width": 2,
 }  # fmt: skip
 
 
@@ -595,6 +595,9 @@ def test_every_model_on_every_task_with_and_without_pretraining_and_the_hard_tas
         ({"checkpoint": "nowhere"}, "checkpoint='nowhere': no such folder"),
         ({"length": 3}, "length=3"),
         ({"steps": -1}, "steps=-1"),
+        ({"width": 1}, "width=1: must be 2 to 11 sites in a row, of 12 the last is not erased"),
+        ({"width": 12}, "width=12: must be 2 to 11"),
+        ({"checkpoint": "my-scratch/"}, "checkpoint='my-scratch/': -scratch marks models that were not pretrained"),
     ],
 )
 def test_what_claim_4_cannot_run_is_refused_by_name(changes, says):

@@ -266,8 +266,8 @@ def _of_scratch(tables: Tables) -> list[str]:
 
 def _can_lose(tables: Tables) -> dict[tuple[str, str], float]:
     """Points down to the most frequent state, mean over seeds: what an edit that leaves no state costs, by task and model."""
-    means = sites(tables).groupby(["task", "architecture"])["can_lose"].mean()
-    return {(str(task), str(a)): float(value) for (task, a), value in means.items()}  # type: ignore[misc]
+    means = sites(tables).groupby(["task", "architecture"])[["can_lose"]].mean().reset_index()
+    return {(row["task"], row["architecture"]): row["can_lose"] for row in records(means)}
 
 
 def _points(value: Interval) -> str:
@@ -334,21 +334,21 @@ def numbers(tables: Tables) -> dict[str, Number]:
     table = flips(tables)
     rows = {(row["size"], row["task"], row["index"]): row for row in records(table)}
     for size, task, index in dict.fromkeys([*product(("small", "large"), TASKS, profiles.INDICES), *rows]):
-        row = rows.get((size, task, index))
+        row = rows.get((size, task, index), {})
         label = f"{profiles.INDICES[index]}, Mamba less GPT-NeoX, {size}, on {task_name(task)}"
         text = f"{row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})" if row else ""
-        found.add(f"{size}.{task}.{index}", row and row["difference"], text, label, "bottleneck-flip", index == "concentration")  # fmt: skip
+        found.add(f"{size}.{task}.{index}", row.get("difference"), text, label, "bottleneck-flip", index == "concentration")  # fmt: skip
     return found
 
 
-def _cells(table: pd.DataFrame, tables: Tables) -> Iterator[tuple[str, str, str, dict[str, Any] | None]]:
-    """Key, name, architecture and row of every model and task; None in place of the row of an analogue that was not run."""
+def _cells(table: pd.DataFrame, tables: Tables) -> Iterator[tuple[str, str, str, dict[str, Any]]]:
+    """Key, name, architecture and row of every model and task; the row of an analogue that was not run is empty."""
     rows = {(row["task"], row["architecture"]): row for row in records(table)}
     architectures = dict.fromkeys([*ANALOGUES, *family_of(tables)])
     for task in dict.fromkeys([*TASKS, *tables["models"]["task"]]):
         for a in architectures:
             if (task, a) in rows or (a in ANALOGUES and task in TASKS):
-                yield f"{a}.{task}", f"{name_of(a)} on {task_name(task)}", task, rows.get((task, a))
+                yield f"{a}.{task}", f"{name_of(a)} on {task_name(task)}", task, rows.get((task, a), {})
 
 
 def _of_bases(found: Numbers, tables: Tables) -> None:
@@ -387,26 +387,26 @@ def _of_ablations(found: Numbers, tables: Tables) -> None:
     where = "bottleneck-sweep"
     for method in METHODS:
         for cell, name, task, row in _cells(bottlenecks(tables, method), tables):
-            key, text = f"{cell}.{method}".replace(" ", "-"), "" if row is None else _points(_interval(row, "points"))
+            key, text = f"{cell}.{method}".replace(" ", "-"), "" if not row else _points(_interval(row, "points"))
             headline = method == "direction" and task == DYCK
-            found.add(f"{key}.middle", row and row["points"], text, f"points lost by {method} at the most costly middle place, {name}", where, headline)  # fmt: skip
-            found.add(f"{key}.where", row and row["first"], place_name(row["first"], row["last"]) if row else "", f"that place, {name}", where)  # fmt: skip
-            found.add(f"{key}.best", row and row["at_best"], f"{row['at_best']:.0f}" if row else "", f"points lost by {method} where the probe reads best, {name}", where)  # fmt: skip
+            found.add(f"{key}.middle", row.get("points"), text, f"points lost by {method} at the most costly middle place, {name}", where, headline)  # fmt: skip
+            found.add(f"{key}.where", row.get("first"), place_name(row["first"], row["last"]) if row else "", f"that place, {name}", where)  # fmt: skip
+            found.add(f"{key}.best", row.get("at_best"), f"{row['at_best']:.0f}" if row else "", f"points lost by {method} where the probe reads best, {name}", where)  # fmt: skip
             if method == "direction":
-                found.add(f"{key}.over-p", row and row["over_p"], f"{row['over_p']:.3f}" if row else "", f"exact one-sided p, by swapped signs, that it costs more there than where the probe reads best, {name}", where)  # fmt: skip
+                found.add(f"{key}.over-p", row.get("over_p"), f"{row['over_p']:.3f}" if row else "", f"exact one-sided p, by swapped signs, that it costs more there than where the probe reads best, {name}", where)  # fmt: skip
     for measure, what in (("whole", "points among all tokens"), ("way", "per cent of the way down to the most frequent state")):  # fmt: skip
         for cell, name, _, row in _cells(bottlenecks(tables, "direction", measure), tables):
-            text = "" if row is None else _points(_interval(row, "points"))
-            found.add(f"{cell}.{measure}.middle", row and row["points"], text, f"{what} lost at most in the middle when one direction is out, {name}", where)  # fmt: skip
+            text = "" if not row else _points(_interval(row, "points"))
+            found.add(f"{cell}.{measure}.middle", row.get("points"), text, f"{what} lost at most in the middle when one direction is out, {name}", where)  # fmt: skip
     for cell, name, task, row in _cells(most_costly(tables), tables):
-        text = "" if row is None else _points(_interval(row, "points"))
-        found.add(f"{cell}.most", row and row["points"], text, f"points lost at most when one direction is out at a site before the last, {name}", where, task in TASKS)  # fmt: skip
+        text = "" if not row else _points(_interval(row, "points"))
+        found.add(f"{cell}.most", row.get("points"), text, f"points lost at most when one direction is out at a site before the last, {name}", where, task in TASKS)  # fmt: skip
     can_lose = _can_lose(tables)
     for cell, name, task, row in _cells(last_sites(tables), tables):
-        text = "" if row is None else mean_text(_interval(row, "read"))
-        found.add(f"{cell}.last", row and row["read"], text, f"readability of the last site, {name}", where)
-        found.add(f"{cell}.last-points", row and row["points"], f"{row['points']:.0f}" if row else "", f"points lost when one direction is out at the last site, {name}", where)  # fmt: skip
-        lost = math.nan if row is None else can_lose[task, row["architecture"]]
+        text = "" if not row else mean_text(_interval(row, "read"))
+        found.add(f"{cell}.last", row.get("read"), text, f"readability of the last site, {name}", where)
+        found.add(f"{cell}.last-points", row.get("points"), f"{row['points']:.0f}" if row else "", f"points lost when one direction is out at the last site, {name}", where)  # fmt: skip
+        lost = math.nan if not row else can_lose[task, row["architecture"]]
         found.add(f"{cell}.can-lose", lost, f"{lost:.0f}", f"points down to the most frequent state, {name}", where)
     one = pretrained_only(sites(tables)).query(
         "judged and positions == 'pooled' and method == 'direction' and rank > 0"
@@ -425,10 +425,10 @@ def _of_ablations(found: Numbers, tables: Tables) -> None:
 def _of_patches(found: Numbers, tables: Tables) -> None:
     for suffix, table, what in (("patched", patches(tables), "at or after the changed token"), ("patched-later", patches(tables, 1), "after the changed token"), ("patched-middle", patches(tables, middle=True), "in the middle two thirds of the sites")):  # fmt: skip
         for cell, name, _, row in _cells(table, tables):
-            text = "" if row is None else mean_text(_interval(row, "recovery"))
-            found.add(f"{cell}.{suffix}", row and row["recovery"], text, f"share of the gap that a patch {what} recovers, at most, {name}", "bottleneck-patching")  # fmt: skip
+            text = "" if not row else mean_text(_interval(row, "recovery"))
+            found.add(f"{cell}.{suffix}", row.get("recovery"), text, f"share of the gap that a patch {what} recovers, at most, {name}", "bottleneck-patching")  # fmt: skip
             at = f"site {row['site']}, {row['offset']} after the changed token" if row else ""
-            found.add(f"{cell}.{suffix}.site", row and row["site"], at, f"its site and position, {name}", "bottleneck-patching")  # fmt: skip
+            found.add(f"{cell}.{suffix}.site", row.get("site"), at, f"its site and position, {name}", "bottleneck-patching")  # fmt: skip
 
 
 def _of_peaks(found: Numbers, tables: Tables) -> None:

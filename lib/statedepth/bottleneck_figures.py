@@ -219,11 +219,11 @@ def readability(tables: Tables) -> Figure:
     by = ["task", "base", "site"]
     found = [over_seeds(part, by, "readability").assign(kind=kind) for kind, part in kinds.items()]
     exact = tables["baselines"].query("position == 0 and site > 0").drop(columns=["position", "variable"])
-    for base, part in kinds["state"].groupby("base"):
+    for own, part in kinds["state"].groupby("base"):
         floor = part.groupby(["task", "site"], as_index=False)["majority"].mean().merge(exact, on=["task", "site"])
         for column, kind in FLOORS.items():
             value = (floor[column] - floor["majority"]) / (1 - floor["majority"])
-            found.append(floor[["task", "site"]].assign(base=base, mean=value, low=value, high=value, n=0, kind=kind))
+            found.append(floor[["task", "site"]].assign(base=own, mean=value, low=value, high=value, n=0, kind=kind))
     lines = pd.concat(found).rename(columns={"base": "architecture"}).reset_index(drop=True)
     panels: list[Any] = []
     scale = alt.Scale(domain=[-0.15, 1.05], clamp=True)
@@ -324,7 +324,8 @@ def controls(tables: Tables) -> Figure:
     """Is what an edit costs more than what any edit of its size costs?"""
     table = readings.pretrained_only(readings.sites(tables)).query("judged")
     table = table[table["task"].isin(readings.TASKS)]
-    family, panels = family_of(tables), []
+    family = family_of(tables)
+    panels: list[Any] = []
     scale = alt.Scale(domain=[-0.1, 1.1], clamp=True)
     over: list[str] = []
     for positions, method in (("pooled", "direction"), readings.EXACT):

@@ -146,9 +146,7 @@ def best_read(tables: Tables) -> dict[tuple[str, str], list[int]]:
     A site is among them where its mean shortfall against the best is within one standard error over seeds.
     """
     table = sites(tables).query("judged and positions == 'pooled' and method == 'direction'")
-    return {
-        (t, a): top(part.pivot_table(index="seed", columns="site", values="before")) for t, a, part in _groups(table)
-    }
+    return {(t, a): top(part.pivot(index="seed", columns="site", values="before")) for t, a, part in _groups(table)}
 
 
 def top(by_seed: pd.DataFrame, floor: float = 0.0) -> list[int]:
@@ -249,7 +247,7 @@ def patches(tables: Tables, least_offset: int = 0, middle: bool = False) -> pd.D
         return _table([], columns, "holds")
     table = tables["patching"].query("passed and at == 'before' and n >= @MIN_PAIRS").dropna(subset=["recovery"])
     every = tables["patching"].groupby("architecture")["site"].max()
-    last = table["architecture"].map(every)
+    last = table["architecture"].map(every).astype(float)
     table = table[(table["site"] > 0) & (table["site"] < last) & (table["offset"] >= least_offset)]
     if middle:
         table = table[is_middle(table.assign(first=table["site"], last=table["site"], last_site=last))]
@@ -283,11 +281,11 @@ def peaks(tables: Tables) -> pd.DataFrame:
     exact = table[(table["positions"] == EXACT[0]) & (table["method"] == EXACT[1])]
     for task, architecture, part in _groups(exact):
         probe = read_by[(read_by["task"] == task) & (read_by["architecture"] == architecture)]
-        all_cost, all_read = (one.pivot_table(index="seed", columns="site", values=value) for one, value in ((part, "points"), (probe, "before")))  # fmt: skip
+        all_cost, all_read = (one.pivot(index="seed", columns="site", values=value) for one, value in ((part, "points"), (probe, "before")))  # fmt: skip
         cost, read = all_cost.iloc[:, :-1], all_read.iloc[:, :-1]  # before the last site
         hurt, among = top(cost), best[task, architecture]
         gap = min((h - r for h, r in product(hurt, among)), key=abs)
-        worst, best_site = int(cost.mean().idxmax()), int(read.mean().idxmax())
+        worst, best_site = (int(table.columns[int(table.mean().argmax())]) for table in (cost, read))
         nearly = top(read, SATURATED)
         others = [site for site in cost.columns if site not in nearly]
         more = mean_interval((cost[worst] - cost[nearly].mean(axis=1)).to_numpy(), 1 - 0.05 / max(1, len(others)))
@@ -356,7 +354,8 @@ def lengths_beside(tables: Tables) -> pd.DataFrame:
     rows = []
     for task, architecture, part in _groups(tables["models"]):
         base, pretrained = start_of(architecture)
-        other = tables["models"].query("task == @task and architecture == @base + @SCRATCH")
+        of_task = tables["models"][tables["models"]["task"] == task]
+        other = of_task[of_task["architecture"] == base + SCRATCH]
         if not pretrained or not len(other):
             continue
         for length, own in part.groupby("length", sort=True):

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from statedepth import ablation, analogue, causal, conv, patching, planted, pretrained, probes, training, windows
 from statedepth.ablation import NecessitySettings
+from statedepth.bottleneck_readings import SCRATCH
 from statedepth.files import write_whole
 from statedepth.models import ModelSpec
 from statedepth.pretrained import Tuning
@@ -168,9 +169,12 @@ def tuned_runs(values: Mapping[str, Any]) -> list[Tuning]:
 
     Every base on every task, pretrained with `seeds` and without pretraining with `scratch_seeds`; beside them `hard_tasks`
     on `hard_models` with `hard_seeds`, both ways. With `checkpoint`, its base is the only one. Raises ValueError, before
-    anything is computed, for an empty list, a repeated entry, an unknown base, and any value that the specs refuse.
+    anything is computed, for an empty list, a repeated entry, an unknown base, windows wider than the models, and any
+    value that the specs refuse.
     """
     own = values["checkpoint"]
+    if own.rstrip("/").endswith(SCRATCH):
+        raise ValueError(f"checkpoint={own!r}: {SCRATCH} marks models that were not pretrained; give it another name")
     bases = [own] if own else values["models"]
     for name, chosen in (("tasks", values["tasks"]), ("models", bases), ("seeds", values["seeds"])):
         if not chosen:
@@ -193,6 +197,11 @@ def tuned_runs(values: Mapping[str, Any]) -> list[Tuning]:
             (task, base, seed) for task in hard for base in values["hard_models"] for seed in values["hard_seeds"]
         ]
         found += [pretrained.tuning(task, base, start, seed, **train) for task, base, seed in asked]
+    blocks = min(run.config().num_hidden_layers for run in {run.base: run for run in found}.values())
+    if not 2 <= values["width"] < blocks:
+        raise ValueError(
+            f"width={values['width']}: must be 2 to {blocks - 1} sites in a row, of {blocks} the last is not erased"
+        )
     return found
 
 
