@@ -309,6 +309,9 @@ in_rows = [
     for run, table in zip(judged, rowed, strict=True)
 ]
 session.write("windows", pd.concat(in_rows).round(4))
+figures.chart("pretrained_bottleneck", "story", session.tables)
+
+# %% tags=["hide-input"]
 figures.chart("pretrained_bottleneck", "damage", session.tables)
 
 # %% [markdown]

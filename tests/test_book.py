@@ -126,6 +126,15 @@ def test_no_number_of_ours_is_typed_into_prose():
 
 
 def test_every_page_of_the_published_site_is_there(published_site):
-    for name in ("index", "flip", "s3_grouping", "causal_necessity", "methods", "speed", "references"):
+    for name in (
+        "index",
+        "flip",
+        "s3_grouping",
+        "causal_necessity",
+        "pretrained_bottleneck",
+        "methods",
+        "speed",
+        "references",
+    ):
         assert "<h1>" in page(published_site, name)
     assert max(p.stat().st_size for p in published_site.glob("*.html")) < 1_500_000

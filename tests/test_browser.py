@@ -17,7 +17,7 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
 ]
-PAGES = ("index", "flip", "s3_grouping", "causal_necessity", "methods", "speed", "references")
+PAGES = ("index", "flip", "s3_grouping", "causal_necessity", "pretrained_bottleneck", "methods", "speed", "references")
 
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None and not os.environ.get("CI"), reason="no Chromium on this machine: install Debian's chromium"

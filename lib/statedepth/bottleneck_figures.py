@@ -1,6 +1,6 @@
 """The figures of claim 4: what each block's ablation costs, what is read there, and what a patch puts back."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import altair as alt
@@ -120,18 +120,75 @@ def damage(tables: Tables) -> Figure:
     return Figure(_stacked(panels, 1), "pretrained_bottleneck.damage", caption, caption)
 
 
-def _said_of_damage(tables: Tables) -> list[str]:
-    """In words, from the table: the most costly middle place of the GPT-NeoX models on Dyck, and of Mamba anywhere."""
+def _said_of_damage(tables: Tables, of: Sequence[str] = ()) -> list[str]:
+    """In words, from the table: the most costly middle place of the GPT-NeoX models on Dyck, and of Mamba anywhere.
+
+    Of all models, or those named in `of`.
+    """
     said, family = [], family_of(tables)
     one, cost = readings.pretrained_only(readings.bottlenecks(tables)), readings.most_costly(tables)
     for row in one[one["task"] == DYCK].to_dict("records"):
-        if family[row["architecture"]] == "gpt_neox":
+        if family[row["architecture"]] == "gpt_neox" and (not of or row["architecture"] in of):
             where = place_name(row["first"], row["last"])
             said.append(f"{name_of(row['architecture'])}, on Dyck: one direction costs at most {row['points']:.0f} points in the middle ({where}), {row['at_best']:.0f} where it is read best.")  # fmt: skip
     for row in readings.pretrained_only(cost).to_dict("records"):
-        if family[row["architecture"]] != "gpt_neox" and row["task"] in readings.TASKS:
+        if (
+            family[row["architecture"]] != "gpt_neox"
+            and row["task"] in readings.TASKS
+            and (not of or row["architecture"] in of)
+        ):
             said.append(f"{name_of(row['architecture'])}, on {task_name(row['task'])}: at most {row['points']:.0f} (site {row['site']}).")  # fmt: skip
     return said
+
+
+STORY = {"read": "read there", "direction": "one direction out", "each": "LEACE at each position"}
+
+
+def story(tables: Tables) -> Figure:
+    """In short: is what is read there also what the task would miss there? In the largest model of each class."""
+    table = readings.pretrained_only(readings.sites(tables))
+    table = table[table["task"].isin(readings.TASKS)]
+    widths = tables["tuned"].drop_duplicates("architecture").set_index("architecture")["width"]
+    own = [(kind, a) for a, kind in family_of(tables).items() if a in set(table["architecture"])]
+    largest = {kind: max((a for k, a in own if k == kind), key=lambda a: widths[a]) for kind, _ in own}
+    pooled = table[(table["positions"] == "pooled") & (table["method"] == "direction")]
+    exact = table[(table["positions"] == readings.EXACT[0]) & (table["method"] == readings.EXACT[1]) & table["judged"]]
+    parts = {"read": pooled.assign(points=100 * pooled["read"]), "direction": pooled[pooled["judged"]], "each": exact}
+    by = ["task", "architecture", "site"]
+    lines = pd.concat([over_seeds(part, by, "points").assign(kind=kind) for kind, part in parts.items()])
+    lines = lines[lines["architecture"].isin(largest.values())].reset_index(drop=True)
+    panels: list[Any] = []
+    scale = alt.Scale(domain=[-8, 108], clamp=True)
+    for task, architecture in _models(lines, tables):
+        here = lines[(lines["task"] == task) & (lines["architecture"] == architecture)]
+        colour, deepest = _colour(tables, architecture), int(here["site"].max())
+        ends = here.loc[here.groupby("kind")["site"].idxmax()].sort_values("mean").assign(text=lambda t: t["kind"].map(STORY))  # fmt: skip
+        heights: list[float] = []
+        for value in ends["mean"]:  # labels must not lie upon one another
+            heights.append(max([value, *(h + 17 for h in heights[-1:])]))
+        ends["at"] = [h - max(0.0, heights[-1] - 100) for h in heights]
+        here, ends = (t.assign(colour=t["kind"].map(lambda k, c=colour: GREY if k == "read" else c)) for t in (here, ends))  # fmt: skip
+        dash = alt.Scale(domain=list(STORY), range=[[1, 0], [1, 0], [5, 3]])
+        x = alt.X("site:Q", title=None, scale=alt.Scale(domain=[1, deepest]), axis=alt.Axis(tickMinStep=1, format="d"))
+        base = alt.Chart(here).encode(x=x, color=alt.Color("colour:N", scale=None))
+        y = alt.Y("mean:Q", title=None, scale=scale, axis=alt.Axis(values=[0, 50, 100]))
+        tooltip = ["kind:N", "site:Q", *(alt.Tooltip(f"{c}:Q", format=".1f") for c in ("mean", "low", "high")), "n:Q"]
+        band = base.mark_area(opacity=0.2).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q", detail="kind:N")
+        line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14)).encode(
+            y=y, strokeDash=alt.StrokeDash("kind:N", scale=dash, legend=None), tooltip=tooltip
+        )
+        text = alt.Chart(ends).mark_text(align="left", dx=6, fontSize=11).encode(
+            x=alt.value(215), y=alt.Y("at:Q", scale=scale), text="text:N", color=alt.Color("colour:N", scale=None)
+        )  # fmt: skip
+        panels.append((band + line + text).properties(width=215, height=105, title=_title(tables, task, architecture)))
+    finding = " ".join(_said_of_damage(tables, list(largest.values())))
+    lost = [f"{x:.0f} on {task_name(str(task))}" for task, x in pooled.groupby("task")["can_lose"].mean().items()]
+    caption = (
+        f"{finding} Grey: the readability of the state at each site, in per cent; coloured: points of accuracy that the "
+        "task loses when one direction, or by LEACE at each position everything that a linear probe could read, is taken out "
+        f"there; bands: 95% t intervals over seeds. A model that has lost all of it loses {' or '.join(lost)} points."
+    )
+    return Figure(_stacked(panels, 1), "pretrained_bottleneck.story", caption, caption)
 
 
 def pretraining(tables: Tables) -> Figure:
@@ -296,7 +353,7 @@ def places(tables: Tables) -> Figure:
             y=alt.Y("panel:N", sort=None, title=None, axis=alt.Axis(labelLimit=185))
         )
         x = alt.X("points:Q", title="points lost", scale=scale, axis=alt.Axis(values=[0, 25, COSTS, 75, 100]))
-        shape = alt.Shape("kind:N", scale=alt.Scale(domain=list(PLACES), range=list(PLACES.values())), legend=alt.Legend(title=None, orient="top", columns=2) if not panels else None)  # fmt: skip
+        shape = alt.Shape("kind:N", scale=alt.Scale(domain=list(PLACES), range=list(PLACES.values())), legend=alt.Legend(title=None, orient="top", columns=1) if not panels else None)  # fmt: skip
         rule = alt.Chart(lines).mark_rule(color=GREY, strokeDash=[3, 3]).encode(x="x:Q")
         whisker = base.mark_rule().encode(x=alt.X("low:Q", scale=scale), x2="high:Q", color=alt.Color("colour:N", scale=None))  # fmt: skip
         point = base.mark_point(size=50, opacity=1).encode(x=x, shape=shape, color=alt.Color("colour:N", scale=None), tooltip=["panel:N", "kind:N", "text:N", *(alt.Tooltip(f"{c}:Q", format=".1f") for c in ("points", "low", "high"))])  # fmt: skip
@@ -313,10 +370,10 @@ def places(tables: Tables) -> Figure:
 
 CONTROLS = {  # of an edit, as shares of the way down to the most frequent state
     "fall": ("the edit", "circle"),
-    "resample_fall": ("another string's part put in", "diamond"),
-    "random_most": ("random, same rank (most of all draws)", "cross"),
-    "matched_most": ("random, same variance (most)", "square"),
-    "control_fall": ("LEACE of a control variable", "triangle-up"),
+    "resample_fall": ("another string's part", "diamond"),
+    "random_most": ("random, same rank", "cross"),
+    "matched_most": ("random, same variance", "square"),
+    "control_fall": ("a token of the past", "triangle-up"),
 }
 
 
@@ -493,6 +550,7 @@ def flip(tables: Tables) -> Figure:
 
 
 CHARTS: dict[str, Callable[[Tables], Figure]] = {
+    "story": story,
     "damage": damage,
     "pretraining": pretraining,
     "accuracies": accuracies,
