@@ -169,6 +169,39 @@ def test_a_patch_must_be_of_enough_pairs():
     assert not len(readings.patches(made)) and not len(readings.patches(made, middle=True))
 
 
+def test_a_patch_must_be_of_enough_pairs_in_every_seed():
+    """Or a cell of the one seed that happens to have them could take the place of one that all have."""
+    made = bottleneck_tables(later=0.99)
+    made["patching"].loc[(made["patching"]["offset"] == 1) & (made["patching"]["seed"] > 0), "n"] = 31
+    row = readings.patches(made).query("architecture == 'mamba-large' and task == 'parity'").iloc[0]
+    assert (row["offset"], row["n"], row["holds"]) == (0, 5, True)
+    assert parts(made)["mamba-large.patched"] is True
+
+
+def test_a_bottleneck_at_another_place_than_the_most_costly_one_is_a_part_of_its_own():
+    made = bottleneck_tables(AS_SAID)
+    there = (made["sweep"]["architecture"] == "gpt-neox-large") & (made["sweep"]["method"] == "direction")
+    for seed, fall in enumerate((2.0, 2.0, 2.0, 0.2, 0.0)):  # site 2 costs most, in three seeds of five; site 3 in all
+        made["sweep"].loc[there & (made["sweep"]["site"] == 2) & (made["sweep"]["seed"] == seed), "after"] = (
+            1 - fall / 2
+        )
+    row = readings.bottlenecks(made).query("architecture == 'gpt-neox-large' and task == 'dyck-2-4'").iloc[0]
+    assert row["first"] == 2 and row["holds"] is False and row["anywhere"] is True
+    assert (
+        parts(made)["gpt-neox-large.bottleneck"] is False and parts(made)["gpt-neox-large.bottleneck-anywhere"] is True
+    )
+
+
+def test_what_neither_learns_is_not_learned_as_well():
+    made = bottleneck_tables()
+    made["models"].loc[made["models"]["architecture"].str.startswith("mamba-large"), ["accuracy", "passed"]] = [
+        0.6,
+        False,
+    ]
+    row = readings.scratches(made).query("base == 'mamba-large'").iloc[0]
+    assert row["pretrained"] == row["scratch"] == 0.6 and not row["as_well"]
+
+
 def test_a_patch_in_the_middle_is_a_part_of_its_own():
     early = bottleneck_tables(recovery={base: (0.97, 0.5, 0.4, 0.3, 0.1, 0.0) for base in MAMBA})
     assert parts(early)["mamba-large.patched"] is True and parts(early)["mamba-large.patched-middle"] is False

@@ -141,7 +141,7 @@ def _said_of_damage(tables: Tables, of: Sequence[str] = ()) -> list[str]:
     return said
 
 
-STORY = {"read": "read there", "direction": "one direction out", "each": "LEACE at each position"}
+STORY = {"read": "read there", "direction": "one direction out", "each": "LEACE at each (dashed)"}
 
 
 def story(tables: Tables) -> Figure:
@@ -151,12 +151,13 @@ def story(tables: Tables) -> Figure:
     widths = tables["tuned"].drop_duplicates("architecture").set_index("architecture")["width"]
     own = [(kind, a) for a, kind in family_of(tables).items() if a in set(table["architecture"])]
     largest = {kind: max((a for k, a in own if k == kind), key=lambda a: widths[a]) for kind, _ in own}
+    table = table[table["architecture"].isin(largest.values())]
     pooled = table[(table["positions"] == "pooled") & (table["method"] == "direction")]
     exact = table[(table["positions"] == readings.EXACT[0]) & (table["method"] == readings.EXACT[1]) & table["judged"]]
     parts = {"read": pooled.assign(points=100 * pooled["read"]), "direction": pooled[pooled["judged"]], "each": exact}
     by = ["task", "architecture", "site"]
     lines = pd.concat([over_seeds(part, by, "points").assign(kind=kind) for kind, part in parts.items()])
-    lines = lines[lines["architecture"].isin(largest.values())].reset_index(drop=True)
+    lines = lines.reset_index(drop=True)
     panels: list[Any] = []
     scale = alt.Scale(domain=[-8, 108], clamp=True)
     for task, architecture in _models(lines, tables):
@@ -185,8 +186,8 @@ def story(tables: Tables) -> Figure:
     lost = [f"{x:.0f} on {task_name(str(task))}" for task, x in pooled.groupby("task")["can_lose"].mean().items()]
     caption = (
         f"{finding} Grey: the readability of the state at each site, in per cent; coloured: points of accuracy that the "
-        "task loses when one direction, or by LEACE at each position everything that a linear probe could read, is taken out "
-        f"there; bands: 95% t intervals over seeds. A model that has lost all of it loses {' or '.join(lost)} points."
+        "task loses when one direction, or by LEACE at each position what a linear probe could read, is taken out "
+        f"there; bands: 95% t intervals over seeds. A model that gives the most frequent state instead loses {' and '.join(lost)} points."
     )
     return Figure(_stacked(panels, 1), "pretrained_bottleneck.story", caption, caption)
 
@@ -245,7 +246,7 @@ def accuracies(tables: Tables) -> Figure:
     passed, total = int(table["passed"].sum()), len(table)
     caption = (
         f"Accuracy at the training length of every fine-tuned model, one mark a seed. {passed} of {total} reach {THRESHOLD:.0%} "
-        "(dashed); the others are shown here and kept out of what follows."
+        "(dashed); the others are kept out of all that is read, erased or patched."
     )
     return Figure(_stacked(panels, 1), "pretrained_bottleneck.accuracies", caption, caption)
 
@@ -311,7 +312,7 @@ def _said_of_readability(lines: pd.DataFrame) -> str:
     state, said = lines[lines["kind"] == "state"], []
     for (task, architecture), part in state.groupby(["task", "architecture"], sort=False):
         high = part.loc[part["mean"] >= readings.READ, "site"]
-        where = f"from site {int(high.min())}" if len(high) else "nowhere"
+        where = f"first at site {int(high.min())}" if len(high) else "nowhere"
         said.append(f"{name_of(str(architecture))} on {task_name(str(task))}, {where}")
     return f"Reads at {readings.READ} or more: {'; '.join(said)}." if said else "No model passed."
 
@@ -320,7 +321,6 @@ PLACES = {
     "middle": "circle",
     "where read best": "square",
     "middle, among all tokens": "diamond",
-    "middle, from scratch": "triangle-up",  # single sites alone: windows are measured in pretrained models
 }
 
 
@@ -339,7 +339,6 @@ def places(tables: Tables) -> Figure:
             own, pretrained = start_of(row["architecture"])
             shared = {"panel": f"{name_of(own)}, {task_name(row['task'])}", "method": name, "colour": CLASS_COLOURS[family[row["architecture"]]]}  # fmt: skip
             if not pretrained:
-                add(shared, "middle, from scratch", row)
                 continue
             add(shared, "middle", row, place_name(row["first"], row["last"]).replace(" and ", ", "))
             add(shared, "where read best", {**row, "points": row["at_best"], "n": 1})
@@ -361,8 +360,8 @@ def places(tables: Tables) -> Figure:
     where = [f"{r['panel']} {r['text'].replace(', ', ' and ')}" for r in rows if r["kind"] == "middle" and r["method"] == "the probe's direction"]  # fmt: skip
     caption = (
         f"Points lost when one direction is out: at the most costly site or window in the middle, with its 95% t interval over "
-        f"seeds; at the sites where the probe reads best; at most in the middle where every token of the vocabulary may be the "
-        f"answer; and in the middle of the same architecture without pretraining (single sites). Dashed: the {INERT:.0f} points "
+        f"seeds; at the sites where the probe reads best; and at most in the middle where every token of the vocabulary may be the "
+        f"answer. Dashed: the {INERT:.0f} points "
         f"under which nothing breaks, and the {COSTS:.0f} of a bottleneck. By the probe's direction most is lost at: {'; '.join(where) or 'nowhere'}."
     )
     return Figure(_stacked(panels, 1), "pretrained_bottleneck.places", caption, caption)
@@ -395,7 +394,9 @@ def controls(tables: Tables) -> Figure:
             for column, (kind, _) in CONTROLS.items():
                 rows.append({"panel": panel, "kind": kind, "share": here[column].mean(), "site": site, "colour": CLASS_COLOURS[family[str(architecture)]]})  # fmt: skip
             total += len(here)
-            more += int((here["fall"] > here[["random_most", "matched_most", "control_fall"]].max(axis=1)).sum())
+            more += int(
+                (here["fall"] > here[["random_most", "matched_most", "control_fall"]].max(axis=1, skipna=False)).sum()
+            )
         found = pd.DataFrame(rows, columns=["panel", "kind", "share", "site", "colour"]).dropna(subset=["share"])
         kinds = alt.Scale(domain=[k for k, _ in CONTROLS.values()], range=[shape for _, shape in CONTROLS.values()])
         x = alt.X("share:Q", title="share of the way down", scale=scale, axis=alt.Axis(format="%", values=[0, 0.5, 1]))
@@ -421,6 +422,7 @@ def controls(tables: Tables) -> Figure:
 def peaks(tables: Tables) -> Figure:
     """Is the best-read site the most damaged one?"""
     found, family, rows = readings.pretrained_only(readings.peaks(tables)), family_of(tables), []
+    found = found[found["task"].isin(readings.TASKS)]
     for row in found.to_dict("records"):
         panel = f"{name_of(row['architecture'])}, {task_name(row['task'])}"
         for kind, at in (("read best", row["read"]), ("erasure hurts most", row["hurt"])):
@@ -437,7 +439,7 @@ def peaks(tables: Tables) -> Figure:
     point = base.mark_point(size=70, opacity=1).encode(
         shape=alt.Shape("kind:N", scale=shapes, legend=alt.Legend(title=None, orient="top"))
     )
-    known = found[found["task"].isin(readings.TASKS)].dropna(subset=["differ"])
+    known = found.dropna(subset=["differ"])
     apart, told = int(known["differ"].astype(bool).sum()), known["told"].value_counts()
     caption = (
         "Sites before the last at which a pooled probe reads the state best, and those at which LEACE at each position costs the task "
@@ -455,7 +457,7 @@ def _patched(tables: Tables) -> pd.DataFrame:
 
 def patching(tables: Tables) -> Figure:
     """Which site and position, put into the corrupted run, brings the clean answer back?"""
-    table = _patched(tables).query("passed and intervention == 'stream'").dropna(subset=["recovery"])
+    table = readings.enough_pairs(_patched(tables).query("passed and intervention == 'stream'"))
     table = table.assign(column=[f"+{o}" if at == "before" else "read" for o, at in zip(table["offset"], table["at"], strict=True)])  # fmt: skip
     cells = over_seeds(table, ["task", "architecture", "site", "column"], "recovery")
     cells["text"] = [f"{x:.2f}".replace("-0.00", "0.00") for x in cells["mean"]]
@@ -487,8 +489,8 @@ def patching(tables: Tables) -> Figure:
     said = [f"{name_of(r['architecture'])} on {task_name(r['task'])} {r['recovery']:.2f}" for r in best.to_dict("records")]  # fmt: skip
     caption = (
         "Share of the clean-corrupted gap that a patch of the whole stream of one position recovers, mean over seeds; columns: "
-        "positions after the changed token, and the read position. Framed: decided by construction. The most outside the frames and "
-        f"before the read position: {'; '.join(said) or 'not measured'}. {out} of {asked} pairs are left out, for a gap under 1."
+        "positions after the changed token, and the read position; of {readings.MIN_PAIRS} pairs or more in each seed. Framed: decided by construction. The most outside the frames and "
+        f"before the read position, of a site after the first: {'; '.join(said) or 'not measured'}. {out} of {asked} pairs are left out, for a gap under 1."
     )
     return Figure(_stacked(panels, 1), "pretrained_bottleneck.patching", caption, caption)
 
@@ -544,7 +546,7 @@ def flip(tables: Tables) -> Figure:
     said = [f"{r['size']} on {task_name(r['task'])} {r['difference']:+.2f} (p = {r['p_holm']:.3f}, {'as v1 says' if r['over'] and r['p_holm'] < LEVEL else 'not as v1 says'})" for r in judged.to_dict("records")]  # fmt: skip
     caption = (
         "The four indices of the profiles, Mamba less GPT-NeoX of the same size, with Welch's 95% interval. v1's flip is about "
-        f"concentration: over 0 on Parity, under 0 on Dyck. {'; '.join(said)}."
+        f"concentration: over 0 on Parity, under 0 on Dyck. {'; '.join(said) or 'Not measured here'}."
     )
     return Figure(_stacked(panels, 1), "pretrained_bottleneck.flip", caption, caption)
 

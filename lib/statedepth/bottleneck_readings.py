@@ -165,7 +165,7 @@ def bottlenecks(tables: Tables, method: str = "direction", measure: str = "point
     A row per task and architecture: the place, its `points` (of `measure`) with the t interval over seeds, `at_best` (the mean
     over the sites that read best), and `over`, their difference by seed with its interval and `over_p`, the exact
     one-sided p of swapping signs, at least 1/32 at five seeds. `costs`: at least `COSTS`; `holds`: and `over` over 0, by its
-    interval. `like` holds the place against the mean of other places of the same width with a best-read site in them,
+    interval; `anywhere`: both are so at some place of the middle, be it another one. `like` holds the place against the mean of other places of the same width with a best-read site in them,
     in place of single sites; `holds_like` by that. The place is the one with the largest mean, so that its interval is pointwise.
     """
     table, best, rows = places(tables, method), best_read(tables), []
@@ -196,12 +196,26 @@ def bottlenecks(tables: Tables, method: str = "direction", measure: str = "point
         known = points.n >= 2
         row["costs"] = bool(points.estimate >= COSTS) if known else None
         row["holds"] = bool(points.estimate >= COSTS and more.excludes_zero(1)) if known else None
-        row["holds_like"] = bool(points.estimate >= COSTS and like.excludes_zero(1)) if known and like.n >= 2 else None
+        row["anywhere"] = _anywhere(middle, at_best, measure) if known else None
+        alone = not len(wide) and any(
+            first <= site <= last for site in read
+        )  # no other place of its width has a best-read site
+        comparable = known and (like.n >= 2 or alone)
+        row["holds_like"] = bool(points.estimate >= COSTS and like.excludes_zero(1)) if comparable else None
         rows.append(row)
     columns = (
         "task architecture first last points low high n at_best over over_low over_high over_p like like_low like_high"
     )
-    return _table(rows, columns, "costs", "holds", "holds_like")
+    return _table(rows, columns, "costs", "holds", "anywhere", "holds_like")
+
+
+def _anywhere(middle: pd.DataFrame, at_best: pd.Series, measure: str) -> bool:
+    """Is there a place that costs `COSTS`, and more than the best-read sites?"""
+    for _, part in middle.groupby(["first", "last"]):
+        there = part.set_index("seed")[measure]
+        if there.mean() >= COSTS and mean_interval((there - at_best).dropna().to_numpy()).excludes_zero(1):
+            return True
+    return False
 
 
 def most_costly(tables: Tables, method: str = "direction") -> pd.DataFrame:
@@ -234,18 +248,24 @@ def last_sites(tables: Tables) -> pd.DataFrame:
 # ---- what a patch brings back ------------------------------------------------------------------------------------------------
 
 
+def enough_pairs(table: pd.DataFrame) -> pd.DataFrame:
+    """The cells of patching that have `MIN_PAIRS` pairs in every seed: or the seeds of a cell would be those that happen to."""
+    least = table.groupby(["task", "architecture", "site", "at", "offset", "intervention"])["n"].transform("min")
+    return table[least >= MIN_PAIRS].dropna(subset=["recovery"])
+
+
 def patches(tables: Tables, least_offset: int = 0, middle: bool = False) -> pd.DataFrame:
     """The whole stream of one position, before the read position, at a site where the bounds decide nothing.
 
     The site and distance from the changed token, at least `least_offset`, at which most is recovered, over seeds: a row per
     task and architecture. Site 0 at the changed token is the clean string itself, and before the read position the last
-    site must give 0: both are left out, and so are cells of fewer than `MIN_PAIRS` pairs. `middle`: of the middle two
-    thirds of the sites alone.
+    site must give 0: both are left out, and so are cells of fewer than `MIN_PAIRS` pairs in any seed. `middle`: of the middle
+    two thirds of the sites alone.
     """
     columns = "task architecture site offset recovery low high n"
     if "patching" not in tables:
         return _table([], columns, "holds")
-    table = tables["patching"].query("passed and at == 'before' and n >= @MIN_PAIRS").dropna(subset=["recovery"])
+    table = enough_pairs(tables["patching"].query("passed and at == 'before'"))
     every = tables["patching"].groupby("architecture")["site"].max()
     last = table["architecture"].map(every).astype(float)
     table = table[(table["site"] > 0) & (table["site"] < last) & (table["offset"] >= least_offset)]
@@ -331,7 +351,7 @@ def flips(tables: Tables) -> pd.DataFrame:
 def scratches(tables: Tables) -> pd.DataFrame:
     """Accuracy and steps of models with and without pretraining: a row per task and base that has both, at the training length.
 
-    `as_well`: without it the mean accuracy is no more than half a point lower.
+    `as_well`: without it all models pass, and the mean accuracy is no more than half a point lower.
     """
     table, rows = lengths_beside(tables), []
     at_length = tables["models"].query("length == trained_length")
@@ -342,7 +362,7 @@ def scratches(tables: Tables) -> pd.DataFrame:
         )
         row |= {"steps": own["steps"].mean(), "steps_scratch": other["steps"].mean()}
         row |= {"passed": int(own["passed"].sum()), "passed_scratch": int(other["passed"].sum())}
-        rows.append({**row, "as_well": bool(row["scratch"] >= row["pretrained"] - 0.005)})
+        rows.append({**row, "as_well": bool(row["scratch"] >= row["pretrained"] - 0.005 and other["passed"].all())})
     return _table(rows, "task base pretrained scratch steps steps_scratch n n_scratch passed passed_scratch as_well")
 
 
