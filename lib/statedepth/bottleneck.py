@@ -22,6 +22,7 @@ from statedepth.bottleneck_readings import (
     READ,
     READABLE,
     RECOVERED,
+    SCRATCH,
     TASKS,
     bottlenecks,
     damage_beside,
@@ -394,7 +395,7 @@ def _of_ablations(found: Numbers, tables: Tables) -> None:
     for method in METHODS:
         for cell, name, task, row in _cells(bottlenecks(tables, method), tables):
             key, text = f"{cell}.{method}".replace(" ", "-"), "" if not row else _points(_interval(row, "points"))
-            headline = method == "direction" and task == DYCK
+            headline = method == "direction" and task == DYCK and SCRATCH not in cell
             found.add(f"{key}.middle", row.get("points"), text, f"points lost by {method} at the most costly middle place, {name}", where, headline)  # fmt: skip
             found.add(f"{key}.where", row.get("first"), place_name(row["first"], row["last"]) if row else "", f"that place, {name}", where)  # fmt: skip
             found.add(f"{key}.best", row.get("at_best"), f"{row['at_best']:.0f}" if row else "", f"points lost by {method} where the probe reads best, {name}", where)  # fmt: skip
@@ -406,7 +407,7 @@ def _of_ablations(found: Numbers, tables: Tables) -> None:
             found.add(f"{cell}.{measure}.middle", row.get("points"), text, f"{what} lost at most in the middle when one direction is out, {name}", where)  # fmt: skip
     for cell, name, task, row in _cells(most_costly(tables), tables):
         text = "" if not row else _points(_interval(row, "points"))
-        found.add(f"{cell}.most", row.get("points"), text, f"points lost at most when one direction is out at a site before the last, {name}", where, task in TASKS)  # fmt: skip
+        found.add(f"{cell}.most", row.get("points"), text, f"points lost at most when one direction is out at a site before the last, {name}", where, task in TASKS and SCRATCH not in cell)  # fmt: skip
     can_lose = _can_lose(tables)
     for cell, name, task, row in _cells(last_sites(tables), tables):
         text = "" if not row else mean_text(_interval(row, "read"))

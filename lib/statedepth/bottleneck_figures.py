@@ -241,7 +241,8 @@ def accuracies(tables: Tables) -> Figure:
         )
         shape = alt.Shape("start:N", scale=alt.Scale(domain=["pretrained", "from scratch"], range=["circle", "triangle-up"]), legend=alt.Legend(title=None, orient="top") if not panels else None)  # fmt: skip
         points = base.mark_point(size=45, opacity=0.85).encode(shape=shape, color=alt.Color("colour:N", scale=None))
-        rule = alt.Chart(pd.DataFrame({"x": [THRESHOLD]})).mark_rule(color=GREY, strokeDash=[3, 3]).encode(x="x:Q")
+        bar = alt.X("x:Q", scale=scale, title="accuracy")
+        rule = alt.Chart(pd.DataFrame({"x": [THRESHOLD]})).mark_rule(color=GREY, strokeDash=[3, 3]).encode(x=bar)
         panels.append((rule + points).properties(width=190, height=alt.Step(14), title=task_name(task)))
     passed, total = int(table["passed"].sum()), len(table)
     caption = (
@@ -489,7 +490,7 @@ def patching(tables: Tables) -> Figure:
     said = [f"{name_of(r['architecture'])} on {task_name(r['task'])} {r['recovery']:.2f}" for r in best.to_dict("records")]  # fmt: skip
     caption = (
         "Share of the clean-corrupted gap that a patch of the whole stream of one position recovers, mean over seeds; columns: "
-        "positions after the changed token, and the read position; of {readings.MIN_PAIRS} pairs or more in each seed. Framed: decided by construction. The most outside the frames and "
+        f"positions after the changed token, and the read position; of {readings.MIN_PAIRS} pairs or more in each seed. Framed: decided by construction. The most outside the frames and "
         f"before the read position, of a site after the first: {'; '.join(said) or 'not measured'}. {out} of {asked} pairs are left out, for a gap under 1."
     )
     return Figure(_stacked(panels, 1), "pretrained_bottleneck.patching", caption, caption)

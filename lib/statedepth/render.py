@@ -56,11 +56,21 @@ class Figure:
         return vl_convert.vegalite_to_svg(self.chart.to_dict())
 
 
+def _short(number: str) -> float:
+    """Six digits: what a picture and a tooltip can show."""
+    return float(f"{float(number):.6g}")
+
+
 def render(figure: Figure) -> str:
     """The figure as HTML: same chart, same text, byte for byte."""
     anchor = figure.name.replace(".", "-")
-    spec = json.loads(json.dumps(figure.chart.to_dict()), parse_constant=lambda _: None)  # JSON knows no NaN
-    svg = vl_convert.vegalite_to_svg(spec)
+    spec = json.loads(
+        json.dumps(figure.chart.to_dict()), parse_constant=lambda _: None, parse_float=_short
+    )  # JSON knows no NaN
+    svg = re.sub(r"(\d\.\d{3})\d+", r"\1", vl_convert.vegalite_to_svg(spec))
+    fonts = set(re.findall(r' font-family="([^"]+)"', svg))
+    family = f";font-family:{fonts.pop()}" if len(fonts) == 1 else ""  # said once, and not at each of a thousand texts
+    svg = re.sub(r' font-family="[^"]+"', "", svg) if family else svg
     # Clip paths and gradients are found by id, numbered over the whole session, and all charts of a page share the ids.
     for number, name in enumerate(re.findall(r' id="([^"]+)"', svg)):
         svg = svg.replace(f' id="{name}"', f' id="{anchor}-{number}"').replace(
@@ -70,7 +80,7 @@ def render(figure: Figure) -> str:
     assert width, "vl-convert always writes a width"
     alt = html.escape(figure.alt_text, quote=True)
     svg = svg.replace(
-        "<svg", f'<svg role="img" aria-label="{alt}" style="width:100%;height:auto;--natural:{width[1]}px"', 1
+        "<svg", f'<svg role="img" aria-label="{alt}" style="width:100%;height:auto;--natural:{width[1]}px{family}"', 1
     )
     data = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")  # or text could end the script
     return (
