@@ -258,9 +258,9 @@ KINDS = {
     "untrained network": [2, 2],
     "control labels": [1, 3],
     "position alone": [8, 2, 1, 2],
-    "last four tokens": [4, 2, 1, 2, 1, 2],
+    "tokens in the window": [4, 2, 1, 2, 1, 2],
 }
-FLOORS = {"position_only": "position alone", "bayes_window": "last four tokens"}
+FLOORS = {"position_only": "position alone", "bayes_window": "tokens in the window"}
 
 
 def readability(tables: Tables) -> Figure:
@@ -302,8 +302,8 @@ def readability(tables: Tables) -> Figure:
     finding = _said_of_readability(lines)
     caption = (
         f"{finding} {READABILITY} at each site, pooled over positions, mean over seeds (band: 95% t interval), beside the same "
-        "architecture without pretraining, an untrained network, control labels, and what the position, or the tokens that a short "
-        "window would hold, tell at best."
+        "architecture without pretraining, an untrained network, control labels, and what the position, or the tokens that "
+        "blocks with a window of four each could bring there, tell at best."
     )
     return Figure(_stacked(panels, 1), "pretrained_bottleneck.readability", caption, caption)
 
