@@ -217,29 +217,27 @@ figures.chart("pretrained_bottleneck", "accuracies", session.tables)
 
 # %% tags=["hide-input"]
 beside = readings.scratches(session.tables)
-steps = beside.set_index(["base", "task"])[["steps", "steps_scratch"]]
+longer = readings.lengths_beside(session.tables)
+longer = longer[longer["times"] == 2].set_index(["base", "task"])
 shown = []
-lengths = readings.lengths_beside(session.tables)
-for row in readings.records(lengths[lengths["times"].isin([1, 2])]):
-    learned = steps.loc[(row["base"], row["task"])] if row["times"] == 1 else {"steps": None, "steps_scratch": None}
+for row in readings.records(beside):
+    twice = longer.loc[(row["base"], row["task"])]
+    difference, low, high = (100 * twice[column] + 0.0 for column in ("difference", "low", "high"))
+    interval = f" ({low:+.1f} to {high:+.1f})" if pd.notna(low) else ""
     shown.append(
         {
             "model": readings.name_of(row["base"]),
             "task": claims.task_name(row["task"]),
-            "tokens": row["length"],
-            "pretrained": f"{row['pretrained']:.1%}",
-            "from scratch": f"{row['scratch']:.1%}",
-            "difference (95%)": f"{100 * row['difference']:+.1f} ({100 * row['low']:+.1f} to {100 * row['high']:+.1f})"
-            if row["n"] > 1 and row["n_scratch"] > 1
-            else f"{100 * row['difference']:+.1f}",
-            "steps": "" if row["times"] != 1 else f"{learned['steps']:.0f}",
-            "from scratch, steps": "" if row["times"] != 1 else f"{learned['steps_scratch']:.0f}",
+            "accuracy": f"{row['pretrained']:.1%}, {row['scratch']:.1%}",
+            "at twice the length": f"{twice['pretrained']:.1%}, {twice['scratch']:.1%}",
+            "difference in points there (95%)": f"{difference:+.1f}{interval}",
+            "steps": f"{row['steps']:.0f}, {row['steps_scratch']:.0f}",
         }
     )
-columns = ["model", "task", "tokens", "pretrained", "from scratch", "difference (95%)", "steps", "from scratch, steps"]
+columns = ["model", "task", "accuracy", "at twice the length", "difference in points there (95%)", "steps"]
 notebook.Rows(
     pd.DataFrame(shown, columns=columns),
-    "Accuracy at the training length and at twice it, with Welch's interval of the difference in points, and steps until it is learned; means over seeds",
+    "Pretrained, then from scratch: accuracy at the training length and at twice it, with Welch's interval, and steps until it is learned (or all there are); means over seeds",
 )
 
 # %% [markdown]
