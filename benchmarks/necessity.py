@@ -46,7 +46,7 @@ def edits(trained: Trained, settings: NecessitySettings) -> tuple[Rival, Rival]:
         runs = ablation._Runs(subject, SITE, last=False)
         for number, (edit, rows) in enumerate(planned):
             runs.add((number,), edit, rows)
-        return np.array([share.mean() for share in runs.run().values()])
+        return np.array([share.mean() for share in runs.run()[0].values()])
 
     def one_by_one() -> np.ndarray:
         batch, shares = subject.batches["test"], []

@@ -55,6 +55,12 @@ def _models(table: pd.DataFrame, tables: Tables) -> list[tuple[str, str]]:
     return [(t, a) for t, a in zip(rows["task"], rows["architecture"], strict=True) if (t, a) in have]
 
 
+def _of(table: pd.DataFrame, task: str, architecture: str) -> pd.DataFrame:
+    """The rows of a panel, without what its title says."""
+    rows = table[(table["task"] == task) & (table["architecture"] == architecture)]
+    return rows.drop(columns=["task", "architecture"])
+
+
 def _title(tables: Tables, task: str, architecture: str) -> alt.TitleParams:
     text = f"{name_of(architecture)}, on {task_name(task)}"
     return alt.TitleParams(text, color=_colour(tables, architecture), fontSize=12.5)
@@ -89,7 +95,7 @@ def damage(tables: Tables) -> Figure:
     order = [READ_ROW, *ROWS.values(), *named.values()]
     panels: list[Any] = []
     for task, architecture in _models(found, tables):
-        here = found[(found["task"] == task) & (found["architecture"] == architecture)]
+        here = _of(found, task, architecture)
         base = alt.Chart(here).encode(
             x=alt.X("site:O", title=None, axis=alt.Axis(labelAngle=0, orient="top")),
             y=alt.Y("row:N", sort=order, title=None, axis=alt.Axis(labelLimit=110)),
@@ -161,7 +167,7 @@ def story(tables: Tables) -> Figure:
     panels: list[Any] = []
     scale = alt.Scale(domain=[-8, 108], clamp=True)
     for task, architecture in _models(lines, tables):
-        here = lines[(lines["task"] == task) & (lines["architecture"] == architecture)]
+        here = _of(lines, task, architecture)
         colour, deepest = _colour(tables, architecture), int(here["site"].max())
         ends = here.loc[here.groupby("kind")["site"].idxmax()].sort_values("mean").assign(text=lambda t: t["kind"].map(STORY))  # fmt: skip
         heights: list[float] = []
@@ -287,7 +293,7 @@ def readability(tables: Tables) -> Figure:
     panels: list[Any] = []
     scale = alt.Scale(domain=[-0.15, 1.05], clamp=True)
     for task, architecture in _models(lines, tables):
-        here = lines[(lines["task"] == task) & (lines["architecture"] == architecture)]
+        here = _of(lines, task, architecture)
         colour = _colour(tables, architecture)
         base = alt.Chart(here).encode(x=alt.X("site:O", title=None, axis=alt.Axis(labelAngle=0)))
         y = alt.Y("mean:Q", title=None, scale=scale, axis=alt.Axis(values=[0, 0.5, 1]))
@@ -465,7 +471,7 @@ def patching(tables: Tables) -> Figure:
     order = [*sorted(set(cells["column"]) - {"read"}, key=lambda c: int(c[1:])), "read"]
     panels: list[Any] = []
     for task, architecture in _models(cells, tables):
-        here = cells[(cells["task"] == task) & (cells["architecture"] == architecture)].copy()
+        here = _of(cells, task, architecture).copy()
         last = here["site"].max()
         here["bound"] = (here["site"] == last) | ((here["site"] == 0) & (here["column"] == "+0"))
         base = alt.Chart(here).encode(
@@ -507,7 +513,7 @@ def read_position(tables: Tables) -> Figure:
     panels: list[Any] = []
     scale = alt.Scale(domain=[-0.3, 1.3], clamp=True)
     for task, architecture in _models(lines, tables):
-        here = lines[(lines["task"] == task) & (lines["architecture"] == architecture)]
+        here = _of(lines, task, architecture)
         base = alt.Chart(here).encode(x=alt.X("site:O", title=None, axis=alt.Axis(labelAngle=0)))
         dash = alt.StrokeDash("intervention:N", scale=alt.Scale(domain=list(PUT_IN), range=list(PUT_IN.values())), legend=alt.Legend(title=None, orient="top", columns=3) if not panels else None)  # fmt: skip
         tooltip = ["intervention:N", "site:O", *(alt.Tooltip(f"{c}:Q", format=".2f") for c in ("mean", "low", "high")), "n:Q"]  # fmt: skip
