@@ -28,6 +28,7 @@ from statedepth.bottleneck_readings import (
     damage_beside,
     family_of,
     flips,
+    is_middle,
     last_sites,
     lengths_beside,
     most_costly,
@@ -104,7 +105,7 @@ def verdict(tables: Tables) -> Verdict:
     published = set(bases) <= set(PUBLISHED)
     scale = "analogue" if analogue else "published checkpoint" if published else "own checkpoint"
     judged = {base: _class_holds(base, family[base], holds) for base in bases}
-    reasons, deciding = _reasons(tables, judged, family), _deciding(tables, family)
+    reasons, deciding = _reasons(tables, judged, family, holds), _deciding(tables, family)
     classes = {kind: [judged[b] for b in bases if family[b] == kind] for kind in JUDGED}
     known = [value for value in judged.values() if value is not None]
     if not judged or len(known) < len(judged) or (analogue and not all(classes.values())):
@@ -226,7 +227,7 @@ def _at_twice(tables: Tables) -> pd.DataFrame:
     return table[(table["times"] == 2) & table["task"].isin(TASKS)].dropna(subset=["better"]).astype({"better": bool})
 
 
-def _reasons(tables: Tables, judged: dict[str, bool | None], family: dict[str, str]) -> list[str]:
+def _reasons(tables: Tables, judged: dict[str, bool | None], family: dict[str, str], holds: dict[str, bool | None]) -> list[str]:  # fmt: skip
     """In words, what came out: pretraining first, where it changes nothing; then each class; then v2."""
     reasons = _of_scratch(tables)
     one, means, can_lose = bottlenecks(tables), bottlenecks(tables, "mean projection"), _can_lose(tables)
@@ -236,22 +237,19 @@ def _reasons(tables: Tables, judged: dict[str, bool | None], family: dict[str, s
         base = row["architecture"]
         if family[base] == "gpt_neox":
             other = means[(means["task"] == DYCK) & (means["architecture"] == base)]["points"].max()
-            reasons.append(f"{name_of(base)} {said[judged[base]]}: on Dyck, one direction out costs at most {row['points']:.0f} of {can_lose[DYCK, base]:.0f} points in the middle ({place_name(row['first'], row['last'])}), the one between class means {other:.0f}.")  # fmt: skip
-    said = {True: "is as v1 says", False: "is not as v1 says", None: "could not be judged"}
+            reasons.append(f"{name_of(base)} {said[judged[base]]}: on Dyck, one direction out costs at most {row['points']:.0f} points in the middle ({place_name(row['first'], row['last'])}), the one between class means {other:.0f}; always giving the most frequent state loses {can_lose[DYCK, base]:.0f}.")  # fmt: skip
     for base in judged:
-        if family[base] == "gpt_neox":
-            continue
-        of = {name: {row["task"]: row for row in records(t[t["architecture"] == base])} for name, t in (("cost", cost), ("patch", patched), ("later", near))}  # fmt: skip
-        tasks = [task for task in TASKS if task in of["cost"]]
-        costs = [f"{of['cost'][task]['points']:.0f} on {task_name(task)}" for task in tasks]
-        text = f"{name_of(base)} {said[judged[base]]}: one direction out costs at most {' and '.join(costs) or 'nothing measured'} points"  # fmt: skip
-        recovers = [
-            f"{of['patch'][task]['recovery']:.2f} on {task_name(task)}" for task in tasks if task in of["patch"]
-        ]
-        later = [f"{of['later'][task]['recovery']:.2f}" for task in tasks if task in of["later"]]
-        if recovers and later:
-            text += f"; a patch of one position recovers at most {' and '.join(recovers)}, after the changed token {' and '.join(later)}"  # fmt: skip
-        reasons.append(text + ".")
+        if family[base] != "gpt_neox":
+            of = [{r["task"]: r for r in records(t[t["architecture"] == base])} for t in (cost, patched, near)]
+            costs, most, later = ([f"{row[column]:{digits}} on {task_name(task)}" for task, row in rows.items() if task in TASKS] for rows, column, digits in zip(of, ("points", "recovery", "recovery"), (".0f", ".2f", ".2f"), strict=True))  # fmt: skip
+            clauses = (
+                ("read", "its last site is readable"),
+                ("inert", f"no single direction before the last site costs over {INERT:.0f} points (at most {' and '.join(costs) or NOT_RUN})"),
+                ("patched", f"a patch of one position recovers {RECOVERED} (at most {' and '.join(most) or NOT_RUN}; after the changed token {' and '.join(later) or NOT_RUN})"),
+            )  # fmt: skip
+            found = {value: [text for key, text in clauses if holds[f"{base}.{key}"] is value] for value in (True, False, None)}  # fmt: skip
+            words = ((True, "as v1 says, "), (False, "not as v1 says, "), (None, "not tested, "))
+            reasons.append(f"{name_of(base)}: {'; '.join((word + ' and '.join(found[value])) for value, word in words if found[value])}.")  # fmt: skip
     back, n_back, needed, n_exact, _ = _erased(tables)
     if n_back and n_exact:
         reasons.append(f"That a task survives one direction says little: a refitted probe gets back 95% of its accuracy in {back} of {n_back} cells. By LEACE at each position the state is necessary in {needed} of {n_exact}.")  # fmt: skip
@@ -259,7 +257,7 @@ def _reasons(tables: Tables, judged: dict[str, bool | None], family: dict[str, s
     apart = apart[apart["task"].isin(TASKS)]
     if len(apart):
         told = apart["told"].value_counts()
-        reasons.append(f"v2: the best-read and the most damaged site share none in {int(apart['differ'].astype(bool).sum())} of {len(apart)} pretrained models and tasks; seed by seed they differ in {told.get('differ', 0)}.")  # fmt: skip
+        reasons.append(f"v2: the best-read and the most damaged site share none in {int(apart['differ'].astype(bool).sum())} of {len(apart)} pretrained models and tasks; in {told.get('differ', 0)} the damage at the two is told apart seed by seed.")  # fmt: skip
     return reasons
 
 
@@ -405,10 +403,11 @@ def _of_lengths(found: Numbers, tables: Tables) -> None:
     twice = _at_twice(tables)
     better = int(twice["better"].sum())
     found.add("better-beyond", better if len(twice) else None, f"{better} of {len(twice)}", "pairs of model and task in which the pretrained model does better at twice the training length", "bottleneck-scratch", True)  # fmt: skip
-    damage = damage_beside(tables)
-    damage = damage[damage["task"].isin(TASKS)].dropna(subset=["low"])
-    apart = int(((damage["low"] > 0) | (damage["high"] < 0)).sum())
-    found.add("damage-apart", apart if len(damage) else None, f"{apart} of {len(damage)}", "pairs of model and task in which one direction costs the pretrained model more or less than the one from scratch", "bottleneck-sweep")  # fmt: skip
+    for method, suffix in (("direction", ""), ("mean projection", "-means")):
+        damage = damage_beside(tables, method)
+        damage = damage[damage["task"].isin(TASKS)].dropna(subset=["low"])
+        apart = int(((damage["low"] > 0) | (damage["high"] < 0)).sum())
+        found.add(f"damage-apart{suffix}", apart if len(damage) else None, f"{apart} of {len(damage)}", f"pairs of model and task in which {method} costs the pretrained model more or less than the one from scratch", "bottleneck-sweep")  # fmt: skip
 
 
 def _of_ablations(found: Numbers, tables: Tables) -> None:
@@ -426,6 +425,9 @@ def _of_ablations(found: Numbers, tables: Tables) -> None:
         for cell, name, _, row in _cells(bottlenecks(tables, "direction", measure), tables):
             text = "" if not row else _points(_interval(row, "points"))
             found.add(f"{cell}.{measure}.middle", row.get("points"), text, f"{what} lost at most in the middle when one direction is out, {name}", where)  # fmt: skip
+    judged = sites(tables).query("judged")
+    middle = judged[is_middle(judged.assign(first=judged["site"], last=judged["site"]))]["site"]
+    found.add("middle", len(middle) and int(middle.min()), f"{middle.min():.0f} to {middle.max():.0f}", "sites of the middle two thirds", where)  # fmt: skip
     for cell, name, task, row in _cells(most_costly(tables), tables):
         text = "" if not row else _points(_interval(row, "points"))
         found.add(f"{cell}.most", row.get("points"), text, f"points lost at most when one direction is out at a site before the last, {name}", where, task in TASKS and SCRATCH not in cell)  # fmt: skip

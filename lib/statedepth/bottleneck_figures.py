@@ -178,7 +178,7 @@ def story(tables: Tables) -> Figure:
         dash = alt.Scale(domain=list(STORY), range=[[1, 0], [1, 0], [5, 3]])
         x = alt.X("site:Q", title=None, scale=alt.Scale(domain=[1, deepest]), axis=alt.Axis(tickMinStep=1, format="d"))
         base = alt.Chart(here).encode(x=x, color=alt.Color("colour:N", scale=None))
-        y = alt.Y("mean:Q", title=None, scale=scale, axis=alt.Axis(values=[0, 50, 100]))
+        y = alt.Y("mean:Q", title="%, points", scale=scale, axis=alt.Axis(values=[0, 50, 100]))
         tooltip = ["kind:N", "site:Q", *(alt.Tooltip(f"{c}:Q", format=".1f") for c in ("mean", "low", "high")), "n:Q"]
         band = base.mark_area(opacity=0.2).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q", detail="kind:N")
         line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(size=14)).encode(
@@ -193,7 +193,7 @@ def story(tables: Tables) -> Figure:
     caption = (
         f"{finding} Grey: the readability of the state at each site, in per cent; coloured: points of accuracy that the "
         "task loses when one direction, or by LEACE at each position what a linear probe could read, is taken out "
-        f"there; bands: 95% t intervals over seeds. A model that gives the most frequent state instead loses {' and '.join(lost)} points."
+        f"there; bands: 95% t intervals over seeds. Always giving the most frequent state loses {' and '.join(lost)} points."
     )
     return Figure(_stacked(panels, 1), "pretrained_bottleneck.story", caption, caption)
 
@@ -242,7 +242,7 @@ def accuracies(tables: Tables) -> Figure:
         base = alt.Chart(here).encode(
             y=alt.Y("name:N", sort=None, title=None, axis=alt.Axis(labelLimit=130)),
             yOffset=alt.YOffset("start:N", sort=["pretrained", "from scratch"]),
-            x=alt.X("accuracy:Q", title="accuracy", scale=scale, axis=alt.Axis(format="%", tickCount=4)),
+            x=alt.X("accuracy:Q", title="accuracy", scale=scale, axis=alt.Axis(format="%", tickCount=3)),
             tooltip=["name:N", "start:N", "seed:O", alt.Tooltip("accuracy:Q", format=".2%"), "steps:Q"],
         )
         shape = alt.Shape("start:N", scale=alt.Scale(domain=["pretrained", "from scratch"], range=["circle", "triangle-up"]), legend=alt.Legend(title=None, orient="top") if not panels else None)  # fmt: skip
@@ -421,7 +421,7 @@ def controls(tables: Tables) -> Figure:
         "What an edit costs beside its controls, at the site before the last where it costs most, as a share of the way down to the "
         "most frequent state, means over seeds: the same part taken from another string; the most costly of all draws of a random "
         "subspace of the same rank and of one of the same variance; LEACE of a token of the past. In single models the edit costs more "
-        f"than all three in {'; '.join(over)}."
+        f"than these last three, be it by ever so little, in {'; '.join(over)}."
     )
     return Figure(_stacked(panels, 1), "pretrained_bottleneck.controls", caption, caption)
 
@@ -451,8 +451,9 @@ def peaks(tables: Tables) -> Figure:
     caption = (
         "Sites before the last at which a pooled probe reads the state best, and those at which LEACE at each position costs the task "
         "most: all that cannot be told from the best by one standard error over seeds. They share none in "
-        f"{apart} of {len(known)} pretrained models and tasks. Seed by seed, damage at the two differs in {told.get('differ', 0)}, the "
-        f"most damaged site is among the best read in {told.get('same', 0)}, and {told.get('not told apart', 0)} are not told apart."
+        f"{apart} of {len(known)} pretrained models and tasks. Where sites that read within 0.2 points "
+        f"of the best count as best read too, the most damaged site is among them in {told.get('same', 0)}; else damage is told apart seed by "
+        f"seed in {told.get('differ', 0)} and not in {told.get('not told apart', 0)}."
     )
     return Figure(themed(point.properties(width=170, height=alt.Step(24))), "pretrained_bottleneck.peaks", caption, caption)  # fmt: skip
 
@@ -552,7 +553,7 @@ def flip(tables: Tables) -> Figure:
     judged = found[found["index"] == "concentration"]
     said = [f"{r['size']} on {task_name(r['task'])} {r['difference']:+.2f} (p = {r['p_holm']:.3f}, {'as v1 says' if r['over'] and r['p_holm'] < LEVEL else 'not as v1 says'})" for r in judged.to_dict("records")]  # fmt: skip
     caption = (
-        "The four indices of the profiles, Mamba less GPT-NeoX of the same size, with Welch's 95% interval. v1's flip is about "
+        "The four indices of the profiles, Mamba less GPT-NeoX of the same size, with Welch's 95% interval; p: exact permutation of seeds, one-sided, Holm over the two tasks. v1's flip is about "
         f"concentration: over 0 on Parity, under 0 on Dyck. {'; '.join(said) or 'Not measured here'}."
     )
     return Figure(_stacked(panels, 1), "pretrained_bottleneck.flip", caption, caption)

@@ -77,7 +77,7 @@ CLAIMS = {
             4,
             "Pretrained models have a bottleneck",
             "Fine-tuned Pythia on Dyck has a strong bottleneck in its middle layers; pretrained Mamba has a readable "
-            "last layer and no single direction that breaks the task.",
+            "last layer and no single direction that breaks the task, yet patching a middle position recovers 97-98%.",
             "Where a variable is most readable and where deleting it does most damage are different layers in every "
             "pretrained model.",
         ),
