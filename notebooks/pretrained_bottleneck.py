@@ -60,9 +60,11 @@
 # Seen before the run: criterion and predictions were committed before any model was measured; then seed 0 of three models
 # was, to time the code, and two readers who saw neither attacked the criterion. What they asked for was added before the
 # run, beside the committed rule and without a say in the verdict: cost alone, all tokens, half of the way, windows held against
-# windows, places other than the most costly one, damage told apart seed by seed, patches after the changed token and in the
-# middle sites, longer strings and damage without pretraining. A third reader found, while the run was under way, that a cell of patching
-# could be judged by those seeds alone that had enough pairs in it: it now needs them in every seed.
+# windows, damage told apart seed by seed, patches after the changed token and in the middle sites, longer strings and damage
+# without pretraining. What a third reader found was mended while the run was under way, before any of its results had been looked at: a
+# cell of patching, which could be judged by those seeds alone that had enough pairs in it, needs them in every seed; a model that does
+# not learn a task without pretraining does not learn it "as well", however badly the pretrained one does; and places other than the
+# most costly one became a part of their own. Words, captions and tables were changed after the run, by what a fourth reader misread.
 
 # %% tags=["parameters", "hide-input"]
 tasks: list[str] = ["dyck-2-4", "parity"]  # tasks; the claim is about these two

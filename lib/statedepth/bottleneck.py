@@ -93,8 +93,8 @@ def verdict(tables: Tables) -> Verdict:
     provisional.
 
     The other parts are variants of these, v2's statement (the two sites differ), claim 1's flip, and what pretraining has to
-    do with it. Those of 2026-11-25 marked so in `_parts` were added after reviews of the committed rule, before the run
-    but after seed 0 of three models had been seen; they decide nothing.
+    do with it. The variants were added on 2026-11-25, after reviews of the committed rule, before the run but after seed 0
+    of three models had been seen, `bottleneck-anywhere` while it was under way; they decide nothing.
     """
     parts = _parts(tables)
     holds = {part.key: part.holds for part in parts}
@@ -145,7 +145,7 @@ def _all_of(table: pd.DataFrame, architecture: str, column: str, tasks: tuple[st
 
 
 def _parts(tables: Tables) -> list[Part]:
-    """The sub-statements; those from `_variants` and `_of_pretraining` were added on 2026-11-25, after reviews, before the run."""
+    """The sub-statements, those that decide and the others."""
     parts, family = [], family_of(tables)
     one, means = bottlenecks(tables), bottlenecks(tables, "mean projection")
     read, cost, patched = last_sites(tables), most_costly(tables), patches(tables)
