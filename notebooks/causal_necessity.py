@@ -124,7 +124,14 @@ for run in runs:
             }
         )
 models = session.write("models", pd.DataFrame(rows))
-wide = models.groupby(["task", "architecture", "length"], sort=False)["accuracy"].mean().unstack("length")
+
+# %% tags=["hide-input", "show"]
+wide = (
+    session.tables["models"]
+    .groupby(["task", "architecture", "length"], sort=False)["accuracy"]
+    .mean()
+    .unstack("length")
+)
 notebook.Rows(
     wide.map("{:.1%}".format)
     .rename_axis(columns=None)
@@ -152,6 +159,8 @@ planted_cells = [
 measured = session.check_planted(planted_cells)
 found = [table.assign(task=cell.task, kind=cell.kind) for cell, table in zip(planted_cells, measured, strict=True)]
 session.write("planted", pd.concat(found))
+
+# %% tags=["hide-input", "show"]
 figures.chart("causal_necessity", "planted", session.tables)
 
 # %% [markdown]
@@ -178,6 +187,8 @@ erased = [
     for cell, table in zip(cells, measured, strict=True)
 ]
 session.write("necessity", pd.concat(erased))
+
+# %% tags=["hide-input", "show"]
 figures.chart("causal_necessity", "story", session.tables)
 
 # %% [markdown]
@@ -194,7 +205,7 @@ figures.chart("causal_necessity", "story", session.tables)
 # whose penalty was chosen on validation (by which the claim is judged), the most penalised one, and the direction between
 # the class means, which a penalty draws a probe to.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.chart("causal_necessity", "directions", session.tables)
 
 # %% [markdown]
@@ -216,7 +227,7 @@ figures.chart("causal_necessity", "directions", session.tables)
 #
 # The same models, site by site:
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.chart("causal_necessity", "by_site", session.tables)
 
 # %% [markdown]
@@ -237,7 +248,7 @@ figures.chart("causal_necessity", "by_site", session.tables)
 # {num}`causal_necessity.control.alone` cells (of all methods and lengths) are kept from being called *necessary* by the
 # irrelevant variable alone: in early blocks of the Transformer a token of the past is an ingredient of the state.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.chart("causal_necessity", "outcomes", session.tables)
 
 # %% [markdown]
@@ -246,7 +257,7 @@ figures.chart("causal_necessity", "outcomes", session.tables)
 # {num}`causal_necessity.exact.over` points over it), those of single positions in
 # {num}`causal_necessity.exact.own_over.within` (at most {num}`causal_necessity.exact.own_over`). Cells that are not:
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 exact = causal.exactness(session.tables)
 late = exact[(exact["over"] > 0.02) | (exact["own_over"] > 0.02)]
 notebook.Rows(
@@ -267,21 +278,21 @@ notebook.Rows(
 #
 # What the edits cost, and what controls of the same rank, of the same variance, and of an irrelevant variable cost:
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.chart("causal_necessity", "controls", session.tables)
 
 # %% [markdown]
 # (causal-peaks)=
 # ## Is the best-read site the one that matters most?
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.chart("causal_necessity", "peaks", session.tables)
 
 # %% [markdown]
 # (causal-beyond)=
 # ## Beyond the training length
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.chart("causal_necessity", "beyond", session.tables)
 
 # %% [markdown]
@@ -313,19 +324,21 @@ session.write(
         ]
     ),
 )
+
+# %% tags=["hide-input", "show"]
 figures.chart("causal_necessity", "interchange", session.tables)
 
 # %% [markdown]
 # And the whole stream of one earlier position, counted from the changed token. At the last site both ends are known without
 # a measurement: everything at the position that is read, nothing before it.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.chart("causal_necessity", "patching", session.tables)
 
 # %% [markdown]
 # ## The sub-statements behind the verdict
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 verdict = claims.CRITERIA["causal_necessity"](session.tables)
 said = {True: "yes", False: "no", None: "not tested"}
 notebook.Rows(
@@ -338,7 +351,7 @@ notebook.Rows(
 #
 # Written before the run of this page. Pilots on seed 0 had been seen: Mamba on both tasks, the Transformer on Dyck.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 notebook.Rows(claims.outcomes_of_predictions("causal_necessity", verdict), "Predictions, and what came of them")
 
 # %% [markdown]
@@ -372,7 +385,7 @@ own = check(
 shown = ["method", "positions", "outcome", "positions_read", "rank", "before", "refit", "majority", "refit_own", "own_majority"]  # fmt: skip
 notebook.Rows(own[shown].round(3), "What check returns: a row per method, and per kind of eraser")
 
-# %% tags=["hide-input", "rerun"]
+# %% tags=["hide-input", "rerun", "show"]
 notebook.Rows(
     notebook.compare("causal_necessity", session.tables), "Headline numbers: this run beside the published one"
 )

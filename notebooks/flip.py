@@ -107,6 +107,8 @@ for run in runs:
             }
         )
 models = session.write("models", pd.DataFrame(rows))
+
+# %% tags=["hide-input", "show"]
 figures.accuracies(session.tables)
 
 # %% [markdown]
@@ -156,6 +158,8 @@ session.write(
 session.write(
     "indices", profiles.index_table(*(session.tables[name] for name in ("readability", "penalties", "baselines")))
 )
+
+# %% tags=["hide-input", "show"]
 figures.readability_map(session.tables)
 
 # %% [markdown]
@@ -171,7 +175,7 @@ figures.readability_map(session.tables)
 # above all the last few tokens (a Mamba block's convolution sees four; *l* blocks see 3*l* + 1) can all be read to some
 # degree.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.profile_lines(session.tables)
 
 # %% [markdown]
@@ -181,7 +185,7 @@ figures.profile_lines(session.tables)
 # A code whose sign alternates with the position is invisible to one probe for all positions and perfect at each. So a
 # probe of its own is fitted at every position.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.by_position(session.tables)
 
 # %% [markdown]
@@ -191,10 +195,10 @@ figures.by_position(session.tables)
 # Four indices of the same profiles, each architecture minus the Transformer. For a flip the two marks of an architecture
 # stand on two sides of zero.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.index_contrasts(session.tables)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 found = claims.contrasts(session.tables["indices"]).query("index == 'concentration' and reading == 'pooled'")
 notebook.Rows(
     pd.DataFrame(
@@ -211,7 +215,7 @@ notebook.Rows(
     "the criterion: it is large, too, where both differences are on one side of zero.",
 )
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 notebook.Rows(
     claims.concentration_by_seed(session.tables),
     "Seed by seed, beside the same architectures untrained. Where the untrained C is as high, the concentration is the "
@@ -228,10 +232,10 @@ notebook.Rows(
 # the Transformer's embedding holds the position and the others' does not. A claim about networks should not hang on
 # these.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.sensitivity(session.tables)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 notebook.Rows(
     claims.outcomes_by_reading(session.tables),
     "The criterion applied to each reading, and for whom each of its three parts holds; the claim is judged by the first",
@@ -244,7 +248,7 @@ notebook.Rows(
 # The sixteen values of v1's figure are all that has been published of these profiles. They are shown for comparison;
 # nothing here was tuned towards them.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.published(session.tables)
 
 # %% [markdown]
@@ -253,7 +257,7 @@ figures.published(session.tables)
 #
 # What each part of the criterion came to, and what we had predicted.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 verdict = claims.flip(session.tables)
 outcome = {True: "yes", False: "no", None: "not tested"}
 notebook.Rows(
@@ -261,10 +265,10 @@ notebook.Rows(
     "The parts of the criterion and, for the other three indices, whether both signs hold",
 )
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 notebook.Rows(claims.outcomes_of_predictions("flip", verdict), "Predictions, written before the run")
 
-# %% tags=["hide-input", "rerun"]
+# %% tags=["hide-input", "rerun", "show"]
 notebook.Rows(notebook.compare("flip", session.tables), "Headline numbers: this run beside the published one")
 
 # %% [markdown]

@@ -153,10 +153,13 @@ for run in runs:
 if bases:
     session.write("bases", pd.DataFrame(bases.values()))
     session.write("pretraining", pd.DataFrame(curves))
-    shown = figures.chart("pretrained_bottleneck", "pretraining", session.tables)
-else:
-    shown = notebook.Rows(pd.DataFrame({"checkpoint": sorted({run.name for run in runs})}), "Pretrained by others")
-shown
+
+# %% tags=["hide-input", "show"]
+(
+    figures.chart("pretrained_bottleneck", "pretraining", session.tables)
+    if "bases" in session.tables
+    else notebook.Rows(pd.DataFrame({"checkpoint": [session.values["checkpoint"]]}), "Pretrained by others")
+)
 
 # %% [markdown]
 # (bottleneck-models)=
@@ -206,6 +209,8 @@ for run in runs:
     )
 models_table = session.write("models", pd.DataFrame(rows))
 session.write("tuned", pd.DataFrame(tuned))
+
+# %% tags=["hide-input", "show"]
 figures.chart("pretrained_bottleneck", "accuracies", session.tables)
 
 # %% [markdown]
@@ -218,7 +223,7 @@ figures.chart("pretrained_bottleneck", "accuracies", session.tables)
 # not say that it is done in the same way: what one direction costs models from scratch stands beside the others'
 # [further down](bottleneck-sweep).
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 beside = readings.scratches(session.tables)
 longer = readings.lengths_beside(session.tables)
 longer = longer[longer["times"] == 2].set_index(["base", "task"])
@@ -279,6 +284,8 @@ for task in dict.fromkeys(run.task for run in runs):
 session.write("baselines", pd.concat(floors).round(5))
 indices = profiles.index_table(session.tables["readability"], fixed, session.tables["baselines"])
 session.write("indices", indices[indices["reading"].isin(["pooled", "common start", profiles.UNTRAINED])])
+
+# %% tags=["hide-input", "show"]
 figures.chart("pretrained_bottleneck", "readability", session.tables)
 
 # %% [markdown]
@@ -312,9 +319,11 @@ in_rows = [
     for run, table in zip(judged, rowed, strict=True)
 ]
 session.write("windows", pd.concat(in_rows).round(4))
+
+# %% tags=["hide-input", "show"]
 figures.chart("pretrained_bottleneck", "story", session.tables)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.chart("pretrained_bottleneck", "damage", session.tables)
 
 # %% [markdown]
@@ -329,7 +338,7 @@ figures.chart("pretrained_bottleneck", "damage", session.tables)
 # says nothing. By LEACE at each position, which is fitted to leave a linear probe nothing, the state is *necessary* in
 # {num}`pretrained_bottleneck.necessary` cells; in {num}`pretrained_bottleneck.not-removed` of them it was not removed.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.chart("pretrained_bottleneck", "places", session.tables)
 
 # %% [markdown]
@@ -337,7 +346,7 @@ figures.chart("pretrained_bottleneck", "places", session.tables)
 # is told apart, the 95% interval of the difference excluding 0, in {num}`pretrained_bottleneck.damage-apart` pairs of model and task by the probe's
 # direction, and in {num}`pretrained_bottleneck.damage-apart-means` by the one between class means. Each is at its own most costly site.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 shown = []
 for method in ("direction", "mean projection"):
     for row in readings.records(readings.damage_beside(session.tables, method)):
@@ -366,7 +375,7 @@ notebook.Rows(
 # for it when it is gone is the rest of the stream. And an edit that costs little can still cost more than random ones that
 # cost nothing.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.chart("pretrained_bottleneck", "controls", session.tables)
 
 # %% [markdown]
@@ -380,7 +389,7 @@ figures.chart("pretrained_bottleneck", "controls", session.tables)
 # {num}`pretrained_bottleneck.told.differ`, and not in {num}`pretrained_bottleneck.told.not-told-apart`. With the last site among
 # them, where both are a matter of course, they share none in {num}`pretrained_bottleneck.differ-last`.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.chart("pretrained_bottleneck", "peaks", session.tables)
 
 # %% [markdown]
@@ -408,9 +417,11 @@ placed = pd.concat(
     for run, table in zip(judged, patched, strict=True)
 )
 session.write("patching", placed[(placed["at"] == "read") | placed["offset"].isin(OFFSETS)].round(3))
+
+# %% tags=["hide-input", "show"]
 figures.chart("pretrained_bottleneck", "patching", session.tables)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.chart("pretrained_bottleneck", "read_position", session.tables)
 
 # %% [markdown]
@@ -420,7 +431,7 @@ figures.chart("pretrained_bottleneck", "read_position", session.tables)
 # v1 says that its flip is there in fine-tuned checkpoints too. The four indices of the profiles, Mamba less GPT-NeoX of the
 # same size; the flip asks for more concentration on Parity and less on Dyck.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.chart("pretrained_bottleneck", "flip", session.tables)
 
 # %% [markdown]
@@ -443,7 +454,7 @@ figures.chart("pretrained_bottleneck", "flip", session.tables)
 #
 # ## The sub-statements behind the verdict
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 verdict = claims.CRITERIA["pretrained_bottleneck"](session.tables)
 said = {True: "yes", False: "no", None: "not tested"}
 of_models, others = {}, []
@@ -457,7 +468,7 @@ for part in verdict.parts:
 matrix = [{"statement": text, **{n: row.get(n, "") for n in names.values()}} for text, row in of_models.items()]
 notebook.Rows(pd.DataFrame(matrix), "What the criterion is made of, and other readings of it, by model")
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 notebook.Rows(
     pd.DataFrame(others), "v2's statement, claim 1's flip at this scale, and what pretraining has to do with it"
 )
@@ -468,14 +479,14 @@ notebook.Rows(
 # Written before any model was measured, and before any was fine-tuned with a seed that is shown; others had been fine-tuned
 # to choose the recipes, by accuracy alone. The first two speak of cost alone and are judged by it; the last is judged at the training length.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 notebook.Rows(claims.outcomes_of_predictions("pretrained_bottleneck", verdict), "Predictions, and what came of them")
 
-# %% [markdown]
+# %% [markdown] tags=["rerun"]
 # (bottleneck-rerun)=
 # ## This run beside the published one
 
-# %% tags=["hide-input", "rerun"]
+# %% tags=["hide-input", "rerun", "show"]
 notebook.Rows(
     notebook.compare("pretrained_bottleneck", session.tables), "Headline numbers: this run beside the published one"
 )

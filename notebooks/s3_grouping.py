@@ -149,7 +149,9 @@ for run in runs:
 table = pd.DataFrame(rows)
 retrained = {run.key for run in parts["retrained"]}
 models = session.write("models", table[~table["checkpoint"].isin(retrained)])
-counted = models.query("length == trained_length").groupby(["task", "architecture"], sort=False)
+
+# %% tags=["hide-input", "show"]
+counted = session.tables["models"].query("length == trained_length").groupby(["task", "architecture"], sort=False)
 notebook.Rows(
     counted.agg(
         learned=("passed", "sum"), seeds=("seed", "nunique"), best=("accuracy", "max"), steps=("steps", "median")
@@ -211,6 +213,8 @@ session.write(
 three = [session.tables[name] for name in ("readability", "penalties", "baselines")]
 session.write("shares", profiles.share_table(*three))
 session.write("indices", profiles.index_table(*three))
+
+# %% tags=["hide-input", "show"]
 figures.chart("s3_grouping", "grouping", session.tables)
 
 # %% [markdown]
@@ -224,17 +228,17 @@ figures.chart("s3_grouping", "grouping", session.tables)
 #
 # All tasks by their distance:
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.chart("s3_grouping", "distances", session.tables)
 
 # %% [markdown]
 # (grouping-profiles)=
 # ### The profiles behind the distances
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.chart("s3_grouping", "readability", session.tables)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 beside = profiles.with_readability(session.tables["readability"].query("position == 0"))
 beside = beside[(beside["site"] == beside["site"].max()) & beside["passed"]].assign(
     kind=lambda t: t["network"] + " " + t["labels"]
@@ -273,10 +277,10 @@ notebook.Rows(
 # S₃ the sign (its Parity) and the coset (where the first thing has got to) are two variables, which together are the
 # state.
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.chart("s3_grouping", "confounds", session.tables)
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.chart("s3_grouping", "subjects", session.tables)
 
 # %% [markdown]
@@ -309,7 +313,9 @@ if read:
     ]
     columns = ["task", "variable", "architecture", "seed", "passed", "site", "accuracy", "majority"]
     session.write("targets", pd.concat(results)[columns])
-figures.chart("s3_grouping", "targets", session.tables) if read else "no targets in this run"
+
+# %% tags=["hide-input", "show"]
+figures.chart("s3_grouping", "targets", session.tables) if "targets" in session.tables else "no targets in this run"
 
 # %% [markdown]
 # (grouping-conv)=
@@ -338,9 +344,11 @@ if edited:
             ]
         ),
     )
+
+# %% tags=["hide-input", "show"]
 figures.chart(
     "s3_grouping", "convolution", session.tables
-) if edited else "no architecture of this run has a convolution"
+) if "conv" in session.tables else "no architecture of this run has a convolution"
 
 # %% tags=["hide-input"]
 if parts["retrained"]:
@@ -349,22 +357,26 @@ if parts["retrained"]:
     same = once[once["checkpoint"].isin([run.key for run in edited if run.task in grid.CORE])].assign(taps=4)
     kept = ["task", "architecture", "seed", "taps", "steps", "accuracy", "last_position", "passed"]
     session.write("retrained", pd.concat([again, same])[kept])
+
+# %% tags=["hide-input", "show"]
+if "retrained" in session.tables:
     grouped = session.tables["retrained"].groupby(["task", "architecture", "taps"], sort=False)
-    shown = grouped.agg(
+    counted = grouped.agg(
         learned=("passed", "sum"), seeds=("seed", "nunique"), accuracy=("accuracy", "mean"), steps=("steps", "median")
     ).reset_index()
-    shown = shown.assign(
-        task=shown["task"].map(claims.task_name),
-        architecture=shown["architecture"].map(claims.NAMES),
-        accuracy=shown["accuracy"].map("{:.1%}".format),
-        steps=shown["steps"].map("{:,.0f}".format),
+    counted = counted.assign(
+        task=counted["task"].map(claims.task_name),
+        architecture=counted["architecture"].map(claims.NAMES),
+        accuracy=counted["accuracy"].map("{:.1%}".format),
+        steps=counted["steps"].map("{:,.0f}".format),
     )
     said = grouping.with_one_tap(session.tables["retrained"])
-    display(  # noqa: F821
-        notebook.Rows(
-            shown, f"Trained anew with one tap, beside the usual four: is the convolution needed at all? {said}"
-        )
+    shown = notebook.Rows(
+        counted, f"Trained anew with one tap, beside the usual four: is the convolution needed at all? {said}"
     )
+else:
+    shown = "nothing was trained anew in this run"
+shown
 
 # %% [markdown]
 # The three edits need not agree. That of one block at a time asks how much a trained model leans on that block's
@@ -374,14 +386,14 @@ if parts["retrained"]:
 # (grouping-sensitivity)=
 # ## The same profiles, read in other ways
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 figures.chart("s3_grouping", "readings", session.tables)
 
 # %% [markdown]
 # (grouping-verdict)=
 # ## Verdict
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 verdict = claims.grouping.verdict(session.tables)
 outcome = {True: "yes", False: "no", None: "undecided"}  # no models, or too few to tell
 notebook.Rows(
@@ -390,10 +402,10 @@ notebook.Rows(
     "models learned the task, or their interval holds both answers",
 )
 
-# %% tags=["hide-input"]
+# %% tags=["hide-input", "show"]
 notebook.Rows(claims.outcomes_of_predictions("s3_grouping", verdict), "Predictions, written before the run")
 
-# %% tags=["hide-input", "rerun"]
+# %% tags=["hide-input", "rerun", "show"]
 notebook.Rows(notebook.compare("s3_grouping", session.tables), "Headline numbers: this run beside the published one")
 
 # %% [markdown]

@@ -1,4 +1,4 @@
-"""The command line: python -m statedepth run | book | train | publish | check."""
+"""The command line: python -m statedepth run | book | train | publish | redraw | explorer | verify | check."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from statedepth import necessity, notebook, publish
+from statedepth import necessity, notebook, publish, verify
 from statedepth.files import write_whole
 from statedepth.publish import BUILD
 
@@ -47,6 +47,12 @@ def main(arguments: list[str] | None = None) -> int:
         ("publish", "train, execute at the paper profile, and replace the published run"),
     ):
         commands.add_parser(name, help=meaning).add_argument("notebook")
+    again = commands.add_parser("redraw", help="draw published pages and verdicts anew from their tables, measuring nothing")
+    again.add_argument("notebooks", nargs="*")
+    commands.add_parser("explorer", help="read every short string with the published models, for the book's explorer")
+    tolerated = commands.add_parser("verify", help="execute the quick profile and compare its headlines with the published ones")
+    tolerated.add_argument("notebooks", nargs="*")
+    tolerated.add_argument("--publish", action="store_true", help="write the headlines rather than compare with them")
     own = commands.add_parser("check", help="is a variable readable in your activations, and does an edit remove it?")
     own.add_argument("file", type=Path, help=".npz with the arrays h (n, D), labels, sequence and position (n,)")
     own.add_argument("--method", dest="methods", action="append", help="may be repeated; three where none is named")
@@ -62,6 +68,13 @@ def main(arguments: list[str] | None = None) -> int:
             publish.run(notebook.known(), "quick", {}, BUILD / "quick")
         elif chosen.command == "train":
             publish.train(chosen.notebook)
+        elif chosen.command == "redraw":
+            for name in chosen.notebooks or notebook.known():
+                publish.redraw(name)
+        elif chosen.command == "explorer":
+            publish.explore()
+        elif chosen.command == "verify":
+            return verify.verify(chosen.notebooks or notebook.known(), chosen.publish)
         elif chosen.command == "check":
             check(chosen.file, chosen.methods or necessity.CHECKED, chosen.out, chosen.seed)
         else:

@@ -11,17 +11,20 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import nbformat
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives
 from latex2mathml.converter import convert as mathml
 from sphinx import addnodes
 from sphinx.application import Sphinx
+from sphinx.transforms.post_transforms import SphinxPostTransform
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxDirective, SphinxRole
 from sphinx.util.math import get_node_equation_number
 from sphinx.util.nodes import make_refnode
 
-from statedepth import claims, figures, render, tables
+from statedepth import claims, exhibit, explorer_page, figures, listing, notebook, redraw, render, tables
+from statedepth.exhibit import badge
 
 LOG = logging.getLogger(__name__)
 SCALES = {
@@ -106,6 +109,7 @@ class NumRole(SphinxRole):
         link = addnodes.pending_xref(
             "", nodes.Text(number.text), refdomain="", reftype="num", reftarget=number.cell, refwarn=True, tip=tip
         )
+        link["key"] = self.text
         link["refdoc"] = self.env.docname
         self.set_source_info(link)
         return [link], []
@@ -117,12 +121,17 @@ def _link(app: Sphinx, env: Any, node: addnodes.pending_xref, content: nodes.Tex
     if place is None:
         return None
     link = make_refnode(app.builder, node["refdoc"], place[0], place[1], content, node["tip"])
-    link["classes"].append("statedepth-num")
+    link["classes"] += ["statedepth-num", f"num:{node['key']}"]
     return link
 
 
 def _up(docname: str) -> str:
     return "../" * docname.count("/")
+
+
+def _site(app: Sphinx) -> Path | None:
+    """Where the site is being written; None for other builders."""
+    return Path(app.outdir) if app.builder.format == "html" else None
 
 
 class _Block(SphinxDirective):
@@ -157,49 +166,80 @@ class _Block(SphinxDirective):
 
 
 class ChartDirective(_Block):
-    """`{chart} flip.readability`: a figure, drawn from the tables when the book is built."""
+    """`{chart} flip.readability`: a figure, drawn from the tables when the book is built; `overview.NAME` is of all runs."""
 
     option_spec = {"caption": directives.unchanged}  # noqa: RUF012 (docutils reads it so)
 
     def html(self) -> str:
         """The figure's element."""
-        notebook, name = _split(self.arguments[0])
-        if _run(self.folder, notebook) is None:
-            raise UnknownKey(f"{self.arguments[0]!r}: {notebook} has no run under {self.config.statedepth_data}")
-        if name not in figures.CHARTS.get(notebook, {}):
-            raise _near(self.arguments[0], name, figures.CHARTS.get(notebook, {}))
-        made = figures.chart(notebook, name, _tables(self.folder, notebook, self.config.statedepth_digest))
-        caption = self.options.get("caption", made.caption)
-        return render.render(render.Figure(made.chart, made.name, made.alt_text, caption))
+        made = self._made()
+        made = render.Figure(made.chart, made.name, made.alt_text, self.options.get("caption", made.caption))
+        return exhibit.figure(made, _site(self.env.app), _up(self.env.docname))
+
+    def _made(self) -> render.Figure:
+        key, digest = self.arguments[0], self.config.statedepth_digest
+        if key.startswith("overview."):
+            name = key.partition(".")[2]
+            if name not in figures.OVERVIEW:
+                raise _near(key, name, figures.OVERVIEW)
+            runs = {n: _tables(self.folder, n, digest) for n in claims.CLAIMS if _run(self.folder, n)}
+            return figures.OVERVIEW[name](runs)
+        of, name = _split(key)
+        if _run(self.folder, of) is None:
+            raise UnknownKey(f"{key!r}: {of} has no run under {self.config.statedepth_data}")
+        if name not in figures.CHARTS.get(of, {}):
+            raise _near(key, name, figures.CHARTS.get(of, {}))
+        return figures.chart(of, name, _tables(self.folder, of, digest))
 
 
 class VerdictDirective(_Block):
-    """`{verdict} flip`: the badge, why, and the numbers that decided."""
+    """`{verdict} flip`: the badge, the sentence that decides, the numbers behind it, and the command that runs it again."""
 
     def html(self) -> str:
         """A card; without a badge where the run is not the published one."""
-        verdict = self.record(self.arguments[0], "verdict")
+        of = self.arguments[0]
+        verdict, run = self.record(of, "verdict"), self.record(of, "run")
         if verdict is None:
             return f'<div class="statedepth-verdict"><p>{NOT_MEASURED.capitalize()}.</p></div>'
+        again = _again(of, run)
         if verdict["profile"] != "paper":
+            profile = "the quick profile" if verdict["profile"] == "quick" else "parameters of its own"
             return (
-                '<div class="statedepth-verdict quick"><p><strong>This is a re-run</strong>, with other parameters or fewer seeds. It shows its '
-                "numbers beside the published ones and passes no verdict.</p></div>"
+                f'<div class="statedepth-verdict quick"><p><strong>This is a re-run</strong> with {profile}. It shows its numbers and '
+                f"figures beside the published ones and passes no verdict.</p>{again}</div>"
             )
         rows = "".join(
             f"<li>{_escape(d['label'])}: <strong>{_escape(d['text'])}</strong></li>" for d in verdict["deciding"]
         )
-        reasons = " ".join(_escape(reason) for reason in verdict["reasons"])
+        first, *others = (_escape(reason) for reason in verdict["reasons"])
+        more = "".join(f"<li>{reason}</li>" for reason in others)
+        more = f"<details><summary>What else it says</summary><ul>{more}</ul></details>" if others else ""
         return (
-            f'<div class="statedepth-verdict"><p>{_badge(verdict)} {reasons}</p>'
-            f"<details><summary>The numbers that decided, with 95% intervals</summary><ul>{rows}</ul></details></div>"
+            f'<div class="statedepth-verdict {_kind(verdict)}"><p class="decided">{badge(verdict, SCALES)}</p><p>{first}</p>{more}'
+            f"<details><summary>The numbers that decided, with 95% intervals</summary><ul>{rows}</ul></details>{again}</div>"
         )
 
 
-def _badge(verdict: dict[str, Any]) -> str:
-    kind = verdict["outcome"].replace(" ", "-")
-    scale = SCALES.get(verdict["scale"], verdict["scale"]) + (", provisional" if verdict["provisional"] else "")
-    return f'<span class="statedepth-badge {kind}">{_escape(verdict["outcome"])}</span> <span class="scale">({_escape(scale)})</span>'
+def _kind(verdict: dict[str, Any]) -> str:
+    return verdict["outcome"].replace(" ", "-")
+
+
+def _again(of: str, run: dict[str, Any] | None) -> str:
+    """The box with the command that executes this page's notebook with the parameters shown."""
+    if run is None or of not in notebook.known():
+        return ""
+    defaults = {name: parameter.default for name, parameter in notebook.declared(of).items()}
+    own = {k: v for k, v in run["parameters"].items() if k not in notebook.PLACES and defaults.get(k) != v}
+    same, other = notebook.command(of, own), notebook.command(of, {**own, "seeds": [7]})
+    return (
+        '<details class="statedepth-again"><summary>Run it yourself</summary>'
+        "<p>This page again, with the parameters it shows:</p>"
+        f'<div class="highlight"><pre tabindex="0">{_escape(same)}</pre></div>'
+        "<p>Another seed, which trains its models where they have no published checkpoint. The page that it builds has both runs "
+        "side by side:</p>"
+        f'<div class="highlight"><pre tabindex="0">{_escape(other)}</pre></div>'
+        "<p>Any parameter of the cell tagged <em>parameters</em> below can be set in the same way.</p></details>"
+    )
 
 
 class ClaimsBoard(_Block):
@@ -208,56 +248,164 @@ class ClaimsBoard(_Block):
     required_arguments = 0
 
     def html(self) -> str:
-        """A table with a row for each claim."""
-        rows = []
+        """A card for each claim, in a list."""
+        cards = []
         for claim in claims.CLAIMS.values():
             verdict = self.record(claim.notebook, "verdict")
             title = f"{claim.number}. {_escape(claim.title)}"
-            if self.env.doc2path(claim.notebook, False) and claim.notebook in self.env.found_docs:
+            if claim.notebook in self.env.found_docs:
                 title = f'<a href="{_up(self.env.docname)}{claim.notebook}.html">{title}</a>'
+            kind, number = "not-measured", ""
             if verdict is None:
-                found = f'<span class="statedepth-badge not-measured">{NOT_MEASURED}</span>'
+                found = f'<p class="decided"><span class="statedepth-badge not-measured">{NOT_MEASURED}</span></p>'
             elif verdict["profile"] != "paper":
-                found = "re-run with other parameters or fewer seeds: numbers only, no verdict"
+                found = "<p>Re-run with other parameters or fewer seeds: numbers only, no verdict.</p>"
             else:
-                found = f"{_badge(verdict)} {' '.join(_escape(reason) for reason in verdict['reasons'])}"
-            cells = (
-                ("The claim (v1)", _escape(claim.v1)),
-                ("Its correction (v2)", _escape(claim.v2)),
-                ("What we found", found),
+                kind, one = _kind(verdict), exhibit.deciding(claim.notebook, verdict)
+                found = f'<p class="decided">{badge(verdict, SCALES)}</p><p>{_escape(verdict["reasons"][0])}</p>'
+                if one:
+                    value, _, interval = one["text"].partition(" (")
+                    interval = f"<span> 95% ({_escape(interval)}</span>" if interval else ""
+                    number = f'<p class="number"><strong>{_escape(value)}</strong>{interval}<br>{_escape(one["label"])}</p>'
+            cards.append(
+                f'<li class="{kind}"><h3>{title}</h3><div class="said"><p><b>v1</b> {_escape(claim.v1)}</p>'
+                f'<p><b>v2</b> {_escape(claim.v2)}</p></div><div class="found">{found}{number}</div></li>'
             )
-            body = "".join(f'<td data-label="{label}">{text}</td>' for label, text in cells)
-            rows.append(f'<tr><th scope="row">{title}</th>{body}</tr>')
-        head = "".join(f'<th scope="col">{name}</th>' for name in ("Claim", "v1", "v2", "What we found"))
-        return f'<table class="statedepth-board"><thead><tr>{head}</tr></thead><tbody>{"".join(rows)}</tbody></table>'
+        return f'<ol class="statedepth-board">{"".join(cards)}</ol>'
 
 
 class RunBlock(_Block):
-    """`{run-block} flip`: when, where, from what code and with which parameters the run was made."""
+    """`{run-block} flip`: when, where, from what code and with which parameters the run was made, and its tables."""
 
     def html(self) -> str:
         """A list behind one click."""
-        run = self.record(self.arguments[0], "run")
+        of = self.arguments[0]
+        run = self.record(of, "run")
         if run is None:
             return f"<p>{NOT_MEASURED.capitalize()}.</p>"
         minutes = run["wall_time_s"] / 60
+        spent = f"{minutes:.1f} min"
         rows = [
             ("profile", run["profile"]),
             ("date", run["date"]),
             ("commit", run["commit"]),
             ("device", run["device"]),
         ]
-        rows += [("wall time", f"{minutes:.1f} min")]
-        if "cells" in run:
+        if run.get("cells") and run["cells"] == run["cells_from_cache"]:
+            spent += ", with every measurement found cached: it is the time of reading and drawing"
+        elif "cells" in run:
             found = f"{run['cells']}, of which {run['cells_from_cache']} were found measured before, by the same code"
             rows += [("measurements", found)]
+        rows.insert(4, ("wall time", spent))
         if run.get("left_out"):
             rows += [("left out", f"{run['left_out']} seeds that have no checkpoint")]
         rows += run["parameters"].items()
         rows += [(f"version of {name}", version) for name, version in run["versions"].items()]
         body = "".join(f"<dt>{_escape(k)}</dt><dd>{_escape(v)}</dd>" for k, v in rows)
-        title = f"{run['profile']} run of {run['date']}, {minutes:.1f} min on {run['device']}"
+        body += f"<dt>tables</dt><dd>{self._tables(of)}</dd>"
+        title = f"The run behind this page: {run['profile']} run of {run['date']} on {run['device']}"
         return f'<details class="statedepth-run"><summary>{_escape(title)}</summary><dl>{body}</dl></details>'
+
+    def _tables(self, of: str) -> str:
+        """Links to the tables of the run, which are copied to the site."""
+        site, up, links = _site(self.env.app), _up(self.env.docname), []
+        for path in sorted((self.folder / of).glob("*.csv")) + sorted((self.folder / of).glob("*.json")):
+            if site:
+                (site / "_static" / "data" / of).mkdir(parents=True, exist_ok=True)
+                shutil.copy2(path, site / "_static" / "data" / of / path.name)
+            links.append(f'<a href="{up}_static/data/{of}/{path.name}" download>{path.name}</a>')
+        return " ".join(links)
+
+
+class Predictions(_Block):
+    """`{predictions}`: everything that was predicted, claim by claim, and what came of it."""
+
+    required_arguments = 0
+
+    def html(self) -> str:
+        """A table for each claim, and how many came true."""
+        parts, counts = [], {"yes": 0, "in part": 0, "no": 0, "undecided": 0}
+        for claim in claims.CLAIMS.values():
+            if _run(self.folder, claim.notebook) is None:
+                continue
+            made = claims.CRITERIA[claim.notebook](_tables(self.folder, claim.notebook, self.config.statedepth_digest))
+            table = claims.outcomes_of_predictions(claim.notebook, made)
+            for came in table["came true"]:
+                counts[came] += 1
+            parts.append(render.Rows(table, f"Claim {claim.number}: {claim.title}")._repr_html_())
+        said = ", ".join(f"{count} {'came true' if came == 'yes' else 'came true ' + came if came == 'in part' else 'did not' if came == 'no' else 'are undecided'}" for came, count in counts.items() if count)  # fmt: skip
+        return f"<p>Of {sum(counts.values())} predictions {said}.</p>" + "".join(parts)
+
+
+class Explorer(_Block):
+    """`{explorer} parity`: what the probe at each site reads while a reader edits a string."""
+
+    def html(self) -> str:
+        """The widget with the readings in it; without a script, those of one string."""
+        path = self.folder / "explorer" / f"{self.arguments[0]}.json"
+        if not path.exists():
+            raise UnknownKey(f"{self.arguments[0]!r}: no readings; python -m statedepth explorer makes them")
+        return explorer_page.widget(json.loads(path.read_text()))
+
+
+# ---- notebooks, drawn anew ---------------------------------------------------------------------------------------------
+
+
+def _draw_anew(app: Sphinx, docname: str, source: list[str]) -> None:
+    """What a notebook shows is drawn from its tables as they are now; a re-run stands beside the published run."""
+    folder = _folder(app) / docname
+    if docname not in claims.CLAIMS or not source[0].lstrip().startswith("{") or not (folder / "run.json").exists():
+        return
+    site, up = _site(app), _up(docname)
+    book = nbformat.reads(source[0], as_version=4)
+    values = dict(redraw.shown(book, redraw.reopen(folder)))
+    others = _published(app, docname, book) if _run(_folder(app), docname)["profile"] != "paper" else {}  # type: ignore[index]
+    for index, value in values.items():
+        ours = exhibit.shown(value, site, up)
+        theirs = exhibit.shown(others.get(index), site, up, "-published")
+        both = exhibit.pair(ours, theirs) if ours and theirs else ours
+        book.cells[index].outputs = [redraw.output(value, both)]
+    source[0] = nbformat.writes(book)
+
+
+def _published(app: Sphinx, docname: str, book: nbformat.NotebookNode) -> dict[int, Any]:
+    """What the same cells show of the published run, but for those that compare the two; nothing where it cannot be read."""
+    folder = notebook.ROOT / "book" / "data" / docname
+    if not (folder / "run.json").exists():
+        return {}
+    try:
+        values = dict(redraw.shown(book, redraw.reopen(folder)))
+    except (ValueError, KeyError) as error:
+        LOG.info("the published run of %s is not shown beside this one: %s", docname, error)
+        return {}
+    return {i: v for i, v in values.items() if "rerun" not in book.cells[i].metadata.get("tags", [])}
+
+
+class SourceLinks(SphinxPostTransform):
+    """A name of the library in code font, as in `statedepth.erasers.leace`, leads to its source; an unknown one is a warning."""
+
+    default_priority = 400
+
+    def run(self, **kwargs: Any) -> None:
+        """Wrap each such literal in a link."""
+        if self.app.builder.format != "html":
+            return
+        for literal in list(self.document.findall(nodes.literal)):
+            name = re.fullmatch(r"(?:statedepth\.)?([a-z_0-9]+(?:\.\w+){0,2})", literal.astext())
+            if name is None or not (literal.astext().startswith("statedepth.") or "." in name[1]):
+                continue
+            place = listing.place(name[1])
+            if place is None:
+                if literal.astext().startswith("statedepth."):
+                    LOG.warning("%s is not in the library", literal.astext(), location=literal)
+                continue
+            link = nodes.reference("", "", refuri=_up(self.env.docname) + place, internal=True, classes=["statedepth-source"])
+            literal.replace_self(link)
+            link += literal
+
+
+def _listings(app: Sphinx) -> Any:
+    return listing.pages() if app.builder.format == "html" else []
 
 
 # ---- the site ----------------------------------------------------------------------------------------------------------
@@ -290,9 +438,11 @@ def _fresh_static(app: Sphinx) -> None:
 def _page(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """Pages with a chart load Vega."""
+    """Pages with a chart load Vega, those with an explorer its script."""
     if 'class="statedepth-chart"' in context.get("body", ""):
         app.add_js_file("vega.js", loading_method="defer")
+    if 'class="statedepth-explorer"' in context.get("body", ""):
+        app.add_js_file("explorer.js", loading_method="defer")
 
 
 def _outdated(app: Sphinx, env: Any, added: set[str], changed: set[str], removed: set[str]) -> list[str]:
@@ -347,12 +497,17 @@ def setup(app: Sphinx) -> dict[str, Any]:
         "verdict": VerdictDirective,
         "claims-board": ClaimsBoard,
         "run-block": RunBlock,
+        "predictions": Predictions,
+        "explorer": Explorer,
     }
     for name, directive in blocks.items():
         app.add_directive(name, directive)
     # MathML is read by every browser and by screen readers; MathJax would be two megabytes of script from another host.
     app.add_html_math_renderer("mathml", (_math_inline, None), (_math_block, None))
+    app.add_post_transform(SourceLinks)
     app.connect("config-inited", _configure, priority=1)
+    app.connect("source-read", _draw_anew)
+    app.connect("html-collect-pages", _listings)
     app.connect("builder-inited", _fresh_static)
     app.connect("env-get-outdated", _outdated)
     app.connect("missing-reference", _link)

@@ -228,8 +228,8 @@ def _at_twice(tables: Tables) -> pd.DataFrame:
 
 
 def _reasons(tables: Tables, judged: dict[str, bool | None], family: dict[str, str], holds: dict[str, bool | None]) -> list[str]:  # fmt: skip
-    """In words, what came out: pretraining first, where it changes nothing; then each class; then v2."""
-    reasons = _of_scratch(tables)
+    """In words, what came out: what decides in one sentence, each model, what survival says, v2, and pretraining."""
+    reasons: list[str] = []
     one, means, can_lose = bottlenecks(tables), bottlenecks(tables, "mean projection"), _can_lose(tables)
     cost, patched, near = most_costly(tables), patches(tables), patches(tables, 1)
     said = {True: "has v1's bottleneck", False: "has no such bottleneck", None: "could not be judged"}
@@ -258,7 +258,15 @@ def _reasons(tables: Tables, judged: dict[str, bool | None], family: dict[str, s
     if len(apart):
         told = apart["told"].value_counts()
         reasons.append(f"v2: the best-read and the most damaged site share none in {int(apart['differ'].astype(bool).sum())} of {len(apart)} pretrained models and tasks; in {told.get('differ', 0)} the damage at the two is told apart seed by seed.")  # fmt: skip
-    return reasons
+    return [*_in_a_sentence(judged, family), *reasons, *_of_scratch(tables)]
+
+
+def _in_a_sentence(judged: dict[str, bool | None], family: dict[str, str]) -> list[str]:
+    """How many models of each class behave as v1 says of it."""
+    said = {"gpt_neox": "GPT-NeoX models have a bottleneck in their middle layers", "mamba": "Mamba models fail the other way"}  # fmt: skip
+    counts = {kind: [judged[base] for base in judged if family[base] == kind] for kind in said}
+    clauses = [f"{sum(v is True for v in values)} of {len(values)} {said[kind]}" for kind, values in counts.items() if values]  # fmt: skip
+    return [f"Of what v1 describes: {'; '.join(clauses)}."] if clauses else []
 
 
 def _erased(tables: Tables) -> tuple[int, int, int, int, int]:

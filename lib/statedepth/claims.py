@@ -44,6 +44,7 @@ PREDICTIONS: dict[str, tuple[Prediction, ...]] = {
     "causal_necessity": OF_CAUSAL,
     "pretrained_bottleneck": OF_BOTTLENECK,
 }
+COMMITTED = {"flip": "e5a8ee4", "s3_grouping": "7898530", "causal_necessity": "8284d8a", "pretrained_bottleneck": "8b9d2e0"}  # fmt: skip
 
 
 def numbers_of_speed(tables: Tables) -> dict[str, Number]:
@@ -122,7 +123,7 @@ def numbers(notebook: str, tables: Tables) -> dict[str, Number]:
 
 
 def outcomes_of_predictions(notebook: str, verdict: Verdict) -> pd.DataFrame:
-    """Each dated prediction beside what came of it: date, prediction, came true (yes, in part, no, undecided).
+    """Each dated prediction beside what came of it: date, commit, prediction, came true (yes, in part, no, undecided).
 
     A clause that came out wrong is never hidden by another that is undecided.
     """
@@ -136,5 +137,7 @@ def outcomes_of_predictions(notebook: str, verdict: Verdict) -> pd.DataFrame:
             came = "undecided"
         else:
             came = "yes" if all(right) else "in part" if any(right) else "no"
-        rows.append({"date": prediction.date, "prediction": prediction.text, "came true": came})
-    return pd.DataFrame(rows, columns=["date", "prediction", "came true"])
+        rows.append(
+            {"date": prediction.date, "commit": COMMITTED[notebook], "prediction": prediction.text, "came true": came}
+        )
+    return pd.DataFrame(rows, columns=["date", "commit", "prediction", "came true"])

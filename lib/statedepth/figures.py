@@ -473,6 +473,7 @@ CHARTS: dict[str, dict[str, Callable[[Tables], Figure]]] = {
     "speed": {"steps": training_steps, "scaling": growth_with_length},
     "seed": {"training": one_seed},
 }
+OVERVIEW: dict[str, Callable[[dict[str, Tables]], Figure]] = {}  # figures of all claims' runs together
 
 
 def chart(notebook: str, name: str, tables: Tables) -> Figure:

@@ -2,6 +2,7 @@
 
 import ast
 import datetime
+import json
 import platform
 import re
 import subprocess
@@ -115,6 +116,24 @@ def _as_type(parameter: Parameter, value: Any) -> Any:
     if not fits:
         raise ValueError(f"{parameter.name}={value!r}: must be {_type_name(kind)} ({parameter.meaning})")
     return parsed
+
+
+def record(folder: Path, name: str) -> dict[str, Any]:
+    """run.json or verdict.json of a folder of tables."""
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def command(notebook: str, changes: Mapping[str, Any]) -> str:
+    """The line that runs a notebook with these parameters in place of the published ones."""
+    pairs = [f"-p {name} {_quoted(value)}" for name, value in changes.items()]
+    return f"make run NOTEBOOK={notebook}" + (f' ARGS="{" ".join(pairs)}"' if pairs else "")
+
+
+def _quoted(value: Any) -> str:
+    """A value as papermill's -p takes it, inside double quotes of a shell."""
+    if isinstance(value, list):
+        return "'" + json.dumps(value).replace('"', '\\"') + "'"
+    return json.dumps(value) if isinstance(value, bool | int | float) else f"'{value}'"
 
 
 @dataclass

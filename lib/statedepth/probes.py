@@ -269,6 +269,29 @@ def _device(trained: Trained) -> str:
     return str(next(trained.model.parameters()).device)
 
 
+def pooled_probe(
+    h: dict[str, np.ndarray], y: dict[str, np.ndarray], n_classes: int, seed: int, shown: tuple[float, ...] = ()
+) -> tuple[Probe, list[Probe]]:
+    """The probe for all positions of one site, and one probe for each penalty; `h` and `y` hold a (n, T, D) and a (n, T)
+    array for each split.
+
+    Fitted on a few positions drawn from each sequence of the train split, chosen on all of the validation split among
+    `PENALTIES`; `shown` are further penalties that are fitted and not chosen from.
+    """
+    n, length, _ = h["train"].shape
+    rng = np.random.default_rng(seed)
+    drawn = np.argsort(rng.random((n, length)), axis=1)[:, :POOLED_POSITIONS]
+    take = np.arange(n)[:, None], drawn
+    fit = _flat(h["train"][take]), y["train"][take].ravel()
+    validation, test = ((_flat(h[s]), y[s].ravel()) for s in ("validation", "test"))
+    probes = fit_probes(fit, validation, test, n_classes, tuple({*PENALTIES, *shown}))
+    return choose([probe for probe in probes if probe.penalty in (0.0, *PENALTIES)], validation), probes
+
+
+def _flat(h: np.ndarray) -> np.ndarray:
+    return h.reshape(-1, h.shape[-1])
+
+
 def _probe_site(
     h: dict[str, np.ndarray],
     y: dict[str, np.ndarray],
@@ -279,15 +302,9 @@ def _probe_site(
     each_position: bool = True,
 ) -> Iterator[dict[str, float]]:
     """At one site: a pooled probe, a probe of its own for each position, and the pooled one at each `shown` penalty."""
-    n, length, _ = h["train"].shape
-    rng = np.random.default_rng(seed)
-    drawn = np.argsort(rng.random((n, length)), axis=1)[:, :POOLED_POSITIONS]
-    take = np.arange(n)[:, None], drawn
-    fit = h["train"][take].reshape(-1, h["train"].shape[-1]), y["train"][take].ravel()
-    validation, test = ((h[s].reshape(-1, h[s].shape[-1]), y[s].ravel()) for s in ("validation", "test"))
-    probes = fit_probes(fit, validation, test, n_classes, tuple({*PENALTIES, *shown}))
-    pooled = choose([probe for probe in probes if probe.penalty in (0.0, *PENALTIES)], validation)
-    right = (pooled.predict(test[0]) == test[1]).reshape(len(y["test"]), length)
+    length = h["train"].shape[1]
+    pooled, probes = pooled_probe(h, y, n_classes, seed, shown)
+    right = (pooled.predict(_flat(h["test"])) == y["test"].ravel()).reshape(len(y["test"]), length)
     common = np.bincount(y["train"].ravel(), minlength=n_classes).argmax()
     is_common = y["test"] == common
     own, own_majority = np.full(length, np.nan), np.full(length, np.nan)

@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import nbformat
 import papermill
 from papermill.exceptions import PapermillExecutionError
 
-from statedepth import figures, grid, notebook, tables
+from statedepth import claims, explorer, figures, grid, notebook, tables
+from statedepth import redraw as redraw_cells
 from statedepth.files import write_whole
 from statedepth.grid import ROOT
 
@@ -63,18 +65,33 @@ def scrub(path: Path) -> None:
         if "injected-parameters" in cell.metadata.get("tags", []):
             cell.source = "\n".join(line for line in cell.source.splitlines() if not line.startswith("out = "))
     book.cells = [cell for cell in book.cells if cell.source != "# Parameters"]  # injected, and nothing is left of it
+    _tidy(book)
+    nbformat.write(book, path)
+
+
+SPECIFICATION = re.compile(r'<script type="application/json">.*?</script>', re.S)
+
+
+def _tidy(book: nbformat.NotebookNode) -> None:
+    """Ids by place, no progress bars, and pictures without the data that the site adds to them when it is built."""
     for number, cell in enumerate(book.cells):
         cell["id"] = f"cell-{number}"
         if cell.cell_type == "code":
             cell.outputs = [o for o in cell.outputs if not (o.output_type == "stream" and o.name == "stderr")]
-    nbformat.write(book, path)
+            for output in cell.outputs:
+                if "text/html" in output.get("data", {}):
+                    output.data["text/html"] = SPECIFICATION.sub("", output.data["text/html"])
 
 
 def drop_reruns(path: Path) -> None:
     """Remove the cells tagged `rerun` from an executed notebook: the published run has no other to stand beside."""
     book = nbformat.read(path, as_version=4)
-    book.cells = [cell for cell in book.cells if "rerun" not in cell.metadata.get("tags", [])]
+    book.cells = _without_reruns(book)
     nbformat.write(book, path)
+
+
+def _without_reruns(book: nbformat.NotebookNode) -> list[nbformat.NotebookNode]:
+    return [cell for cell in book.cells if "rerun" not in cell.metadata.get("tags", [])]
 
 
 def jupyter_book(source: Path, out: Path) -> subprocess.CompletedProcess[str]:
@@ -144,13 +161,57 @@ def publish(name: str) -> None:
             here.rename(before)  # not removed: a kill before the next line leaves it on disk
         (Path(folder) / "data").rename(here)
         shutil.copy2(executed, BOOK / executed.name)
+    _picture(name)
+    print(f"published {name}; build the site with: jupyter-book build book/")
+
+
+def _picture(name: str) -> None:
+    """The first figure of a notebook as a file, for the README, which may be read on a dark page."""
     first = next(iter(figures.CHARTS[name]))
     picture = figures.chart(name, first, tables.read_folder(BOOK / "data" / name)).svg()
     write_whole(
-        BOOK / "_static" / f"{name}-{first}.svg",  # for the README, which may be read on a dark page
+        BOOK / "_static" / f"{name}-{first}.svg",
         lambda draft: draft.write_text(picture.replace("<svg", '<svg style="background:white"', 1)),
     )
-    print(f"published {name}; build the site with: jupyter-book build book/")
+
+
+def redraw(name: str) -> None:
+    """The published page of a notebook from its source as it is now and the published tables; nothing is measured.
+
+    Cells tagged `show` are executed; other cells keep the output of the run where their code is the same. The verdict is
+    what the criterion says of the tables. The run block stays that of the run.
+    """
+    data, page = BOOK / "data" / name, BOOK / f"{name}.ipynb"
+    run = notebook.record(data, "run")
+    verdict = claims.CRITERIA[name](tables.read_folder(data)).record(run["profile"])
+    kept = {cell.source: cell.outputs for cell in nbformat.read(page, as_version=4).cells if cell.cell_type == "code"}
+    book = jupytext.read(notebook.source_of(name))
+    book.cells = _without_reruns(book)
+    for cell in book.cells:
+        if cell.cell_type == "code":
+            cell.outputs = kept.get(cell.source, [])
+    for index, value in redraw_cells.shown(book, redraw_cells.reopen(data)):
+        book.cells[index].outputs = [redraw_cells.output(value)]
+    for number, cell in enumerate((cell for cell in book.cells if cell.cell_type == "code"), 1):
+        cell.execution_count = number
+        for output in cell.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = number
+    _tidy(book)
+    book.metadata["language_info"] = {"name": "python"}
+    tables.write_record(verdict, "verdict", data)
+    write_whole(page, lambda draft: nbformat.write(book, draft))
+    _picture(name)
+    print(f"drew {name} from its tables")
+
+
+def explore() -> None:
+    """Write what the explorer shows, and the record of the run that made it, under book/data/explorer."""
+    started, made = time.time(), {name: explorer.explored(name) for name in explorer.SHOWN}
+    for name, record in made.items():
+        tables.write_record(record, name, BOOK / "data" / "explorer")
+    run = {"profile": "paper", **notebook.provenance("cpu", started), "parameters": {"n_fit": explorer.SETTINGS.n_fit}}
+    tables.write_record(run, "run", BOOK / "data" / "explorer")
 
 
 def parse_assignments(pairs: list[list[str]]) -> dict[str, str]:

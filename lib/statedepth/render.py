@@ -53,7 +53,7 @@ class Figure:
 
     def svg(self) -> str:
         """The chart as an SVG of its own."""
-        return vl_convert.vegalite_to_svg(self.chart.to_dict())
+        return vl_convert.vegalite_to_svg(spec_of(self))
 
 
 def _short(number: str) -> float:
@@ -61,12 +61,23 @@ def _short(number: str) -> float:
     return float(f"{float(number):.6g}")
 
 
-def render(figure: Figure) -> str:
-    """The figure as HTML: same chart, same text, byte for byte."""
+def spec_of(figure: Figure) -> dict[str, Any]:
+    """The specification of a figure, in numbers that a picture can show."""
+    said = json.dumps(figure.chart.to_dict())
+    return json.loads(said, parse_constant=lambda _: None, parse_float=_short)  # JSON knows no NaN
+
+
+def rows_of(figure: Figure) -> pd.DataFrame:
+    """What a figure draws, as one tidy table; `layer` numbers the tables that a figure of several is made from."""
+    sets = [pd.DataFrame(rows) for rows in spec_of(figure).get("datasets", {}).values()]
+    table = pd.concat([one.assign(layer=number) for number, one in enumerate(sets)]) if sets else pd.DataFrame()
+    return table.drop(columns="layer") if len(sets) == 1 else table.reset_index(drop=True)
+
+
+def render(figure: Figure, below: str = "") -> str:
+    """The figure as HTML, with `below` (HTML) after its caption: same chart, same text, byte for byte."""
     anchor = figure.name.replace(".", "-")
-    spec = json.loads(
-        json.dumps(figure.chart.to_dict()), parse_constant=lambda _: None, parse_float=_short
-    )  # JSON knows no NaN
+    spec = spec_of(figure)
     svg = re.sub(r"(\d\.\d{3})\d+", r"\1", vl_convert.vegalite_to_svg(spec))
     fonts = set(re.findall(r' font-family="([^"]+)"', svg))
     family = f";font-family:{fonts.pop()}" if len(fonts) == 1 else ""  # said once, and not at each of a thousand texts
@@ -87,7 +98,7 @@ def render(figure: Figure) -> str:
         f'<figure class="statedepth-chart" id="chart-{anchor}" data-chart="{figure.name}" data-alt="{alt}">'
         f'<div class="statedepth-svg" tabindex="0">{svg}</div>'  # by keyboard too, where it is wider than the screen
         f'<script type="application/json">{data}</script>'
-        f"<figcaption>{html.escape(figure.caption)}</figcaption></figure>"
+        f"<figcaption>{html.escape(figure.caption)}{below}</figcaption></figure>"
     )
 
 

@@ -41,6 +41,7 @@ class Claim:
     title: str
     v1: str
     v2: str
+    deciding: str  # label of the number that stands for the claim where there is room for one
 
 
 CLAIMS = {
@@ -54,6 +55,7 @@ CLAIMS = {
             "the Transformer; on bounded Dyck the pattern flips.",
             "Holding inputs and positions fixed, changing only the supervised target moves the depth at which a "
             "variable becomes readable; the taxonomy of tasks built on the flip is withdrawn.",
+            "C(Mamba) - C(Transformer) on Parity",
         ),
         Claim(
             "s3_grouping",
@@ -62,6 +64,7 @@ CLAIMS = {
             "Non-commutative S₃ groups with Parity, not with Dyck, in all five architectures and in Mamba's Conv1D: "
             "computation decides, not commutativity.",
             "Withdrawn: a pre-registered test on three further task designs did not support it.",
+            "d(S₃, Dyck) - d(S₃, Parity) in Mamba, blocks",
         ),
         Claim(
             "causal_necessity",
@@ -71,6 +74,7 @@ CLAIMS = {
             "lengths.",
             "Not a necessity test: a probe refitted after the ablation gets its accuracy back in every cell; with INLP "
             "the conclusion reverses.",
+            "task lost when the direction is out, LSTM on Parity, 1x the training length",
         ),
         Claim(
             "pretrained_bottleneck",
@@ -80,6 +84,7 @@ CLAIMS = {
             "last layer and no single direction that breaks the task, yet patching a middle position recovers 97-98%.",
             "Where a variable is most readable and where deleting it does most damage are different layers in every "
             "pretrained model.",
+            "points lost when one direction is out at sites 4 and 5, GPT-NeoX, large on Dyck",
         ),
     )
 }
