@@ -9,7 +9,7 @@ import pandas as pd
 
 from statedepth import claims, figures, listing
 from statedepth.files import write_whole
-from statedepth.render import Figure, Rows, render, rows_of
+from statedepth.render import Figure, Rows, render
 
 FILES = "_static/figures"  # below the site's root
 
@@ -37,8 +37,8 @@ def figure(made: Figure, site: Path | None, up: str, suffix: str = "") -> str:
     """The figure as HTML; where there is a `site`, its picture and data are written there and linked, `up` from the page."""
     if site is None:
         return render(made)
-    table, name = rows_of(made), made.name + suffix
-    white = made.svg().replace("<svg", '<svg style="background:white"', 1)  # opened alone, it may lie on a dark page
+    table, name = made.rows, made.name + suffix
+    white = made.svg.replace("<svg", '<svg style="background:white"', 1)  # opened alone, it may lie on a dark page
     files = {"svg": white.encode(), "csv": table.to_csv(index=False).encode(), "parquet": _parquet(table)}
     for kind, content in files.items():
         write_whole(site / FILES / f"{name}.{kind}", lambda draft, content=content: draft.write_bytes(content))
@@ -48,8 +48,7 @@ def figure(made: Figure, site: Path | None, up: str, suffix: str = "") -> str:
     ]
     code = code_of(made.name)
     links += [f'<a href="{up}{code}">code that drew it</a>'] if code else []
-    drawn = Figure(made.chart, name, made.alt_text, made.caption)
-    return render(drawn, f'<span class="statedepth-files">{"".join(links)}</span>')
+    return render(made, f'<span class="statedepth-files">{"".join(links)}</span>', suffix)
 
 
 def shown(value: Any, site: Path | None, up: str, suffix: str = "") -> str | None:

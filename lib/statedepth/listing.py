@@ -28,6 +28,18 @@ def _lines(module: str) -> dict[str, int]:
     return found
 
 
+@cache
+def _passed_on(module: str) -> dict[str, str]:
+    """What a module takes from others of the library and offers under its own name: name -> module.name there."""
+    nodes = [n for n in ast.parse((HERE / f"{module}.py").read_text()).body if isinstance(n, ast.ImportFrom)]
+    return {
+        alias.asname or alias.name: f"{(node.module or '').removeprefix('statedepth').lstrip('.')}.{alias.name}".lstrip(".")
+        for node in nodes
+        if (node.module or "").startswith("statedepth")
+        for alias in node.names
+    }
+
+
 def place(name: str) -> str | None:
     """Address below the site's root of `module` or `module.name` of the library; None for what it does not have."""
     module, _, inside = name.partition(".")
@@ -36,7 +48,10 @@ def place(name: str) -> str | None:
     if not inside:
         return f"code/{module}.html"
     line = _lines(module).get(inside)
-    return None if line is None else f"code/{module}.html#L-{line}"
+    if line is not None:
+        return f"code/{module}.html#L-{line}"
+    head, _, rest = inside.partition(".")
+    return place(".".join(filter(None, (_passed_on(module)[head], rest)))) if head in _passed_on(module) else None
 
 
 def pages() -> Iterator[tuple[str, dict[str, Any], str]]:

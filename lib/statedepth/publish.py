@@ -168,7 +168,7 @@ def publish(name: str) -> None:
 def _picture(name: str) -> None:
     """The first figure of a notebook as a file, for the README, which may be read on a dark page."""
     first = next(iter(figures.CHARTS[name]))
-    picture = figures.chart(name, first, tables.read_folder(BOOK / "data" / name)).svg()
+    picture = figures.chart(name, first, tables.read_folder(BOOK / "data" / name)).svg
     write_whole(
         BOOK / "_static" / f"{name}-{first}.svg",
         lambda draft: draft.write_text(picture.replace("<svg", '<svg style="background:white"', 1)),

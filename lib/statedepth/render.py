@@ -4,6 +4,7 @@ import html
 import json
 import re
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -51,9 +52,23 @@ class Figure:
     def _repr_html_(self) -> str:
         return render(self)
 
+    @cached_property
+    def spec(self) -> dict[str, Any]:
+        """The chart's specification, in numbers that a picture can show."""
+        said = json.dumps(self.chart.to_dict())
+        return json.loads(said, parse_constant=lambda _: None, parse_float=_short)  # JSON knows no NaN
+
+    @cached_property
     def svg(self) -> str:
         """The chart as an SVG of its own."""
-        return vl_convert.vegalite_to_svg(spec_of(self))
+        return vl_convert.vegalite_to_svg(self.spec)
+
+    @property
+    def rows(self) -> pd.DataFrame:
+        """What the chart draws, as one tidy table; `layer` numbers the tables that a chart of several is made from."""
+        sets = [pd.DataFrame(rows) for rows in self.spec.get("datasets", {}).values()]
+        table = pd.concat([one.assign(layer=number) for number, one in enumerate(sets)]) if sets else pd.DataFrame()
+        return table.drop(columns="layer") if len(sets) == 1 else table.reset_index(drop=True)
 
 
 def _short(number: str) -> float:
@@ -61,24 +76,13 @@ def _short(number: str) -> float:
     return float(f"{float(number):.6g}")
 
 
-def spec_of(figure: Figure) -> dict[str, Any]:
-    """The specification of a figure, in numbers that a picture can show."""
-    said = json.dumps(figure.chart.to_dict())
-    return json.loads(said, parse_constant=lambda _: None, parse_float=_short)  # JSON knows no NaN
+def render(figure: Figure, below: str = "", suffix: str = "") -> str:
+    """The figure as HTML, with `below` (HTML) after its caption: same chart, same text, byte for byte.
 
-
-def rows_of(figure: Figure) -> pd.DataFrame:
-    """What a figure draws, as one tidy table; `layer` numbers the tables that a figure of several is made from."""
-    sets = [pd.DataFrame(rows) for rows in spec_of(figure).get("datasets", {}).values()]
-    table = pd.concat([one.assign(layer=number) for number, one in enumerate(sets)]) if sets else pd.DataFrame()
-    return table.drop(columns="layer") if len(sets) == 1 else table.reset_index(drop=True)
-
-
-def render(figure: Figure, below: str = "") -> str:
-    """The figure as HTML, with `below` (HTML) after its caption: same chart, same text, byte for byte."""
-    anchor = figure.name.replace(".", "-")
-    spec = spec_of(figure)
-    svg = re.sub(r"(\d\.\d{3})\d+", r"\1", vl_convert.vegalite_to_svg(spec))
+    `suffix` tells it from a figure of the same name on the same page.
+    """
+    anchor = (figure.name + suffix).replace(".", "-")
+    svg = re.sub(r"(\d\.\d{3})\d+", r"\1", figure.svg)
     fonts = set(re.findall(r' font-family="([^"]+)"', svg))
     family = f";font-family:{fonts.pop()}" if len(fonts) == 1 else ""  # said once, and not at each of a thousand texts
     svg = re.sub(r' font-family="[^"]+"', "", svg) if family else svg
@@ -93,7 +97,7 @@ def render(figure: Figure, below: str = "") -> str:
     svg = svg.replace(
         "<svg", f'<svg role="img" aria-label="{alt}" style="width:100%;height:auto;--natural:{width[1]}px{family}"', 1
     )
-    data = json.dumps(spec, separators=(",", ":")).replace("<", "\\u003c")  # or text could end the script
+    data = json.dumps(figure.spec, separators=(",", ":")).replace("<", "\\u003c")  # or text could end the script
     return (
         f'<figure class="statedepth-chart" id="chart-{anchor}" data-chart="{figure.name}" data-alt="{alt}">'
         f'<div class="statedepth-svg" tabindex="0">{svg}</div>'  # by keyboard too, where it is wider than the screen
