@@ -23,7 +23,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 from sphinx.util.math import get_node_equation_number
 from sphinx.util.nodes import make_refnode
 
-from statedepth import claims, exhibit, explorer_page, figures, listing, notebook, redraw, render, tables
+from statedepth import claims, drawn, exhibit, explorer_page, figures, listing, notebook, redraw, render, tables
 from statedepth.exhibit import badge
 
 LOG = logging.getLogger(__name__)
@@ -159,14 +159,14 @@ class _Block(SphinxDirective):
 
     def record(self, notebook: str, name: str) -> dict[str, Any] | None:
         """verdict.json or run.json of a notebook; None where it was never run."""
-        if notebook not in claims.SOURCES:
+        if notebook not in (*claims.SOURCES, "explorer"):
             raise UnknownKey(f"{notebook!r}: known are {', '.join(claims.SOURCES)}")
         path = self.folder / notebook / f"{name}.json"
         return json.loads(path.read_text()) if path.exists() else None
 
 
 class ChartDirective(_Block):
-    """`{chart} flip.readability`: a figure, drawn from the tables when the book is built; `overview.NAME` is of all runs."""
+    """`{chart} flip.readability`: a figure, drawn from the tables when the book is built; `overview.NAME` is of all runs, `drawn.NAME` an example."""
 
     option_spec = {"caption": directives.unchanged}  # noqa: RUF012 (docutils reads it so)
 
@@ -184,6 +184,11 @@ class ChartDirective(_Block):
                 raise _near(key, name, figures.OVERVIEW)
             runs = {n: _tables(self.folder, n, digest) for n in claims.CLAIMS if _run(self.folder, n)}
             return figures.OVERVIEW[name](runs)
+        if key.startswith("drawn."):
+            name = key.partition(".")[2]
+            if name not in drawn.CHARTS:
+                raise _near(key, name, drawn.CHARTS)
+            return drawn.CHARTS[name]()
         of, name = _split(key)
         if _run(self.folder, of) is None:
             raise UnknownKey(f"{key!r}: {of} has no run under {self.config.statedepth_data}")
@@ -274,6 +279,25 @@ class ClaimsBoard(_Block):
         return f'<ol class="statedepth-board">{"".join(cards)}</ol>'
 
 
+class ClaimsCount(_Block):
+    """`{claims-count}`: of how many claims what came out, in a line."""
+
+    required_arguments = 0
+
+    def html(self) -> str:
+        """A strip with a mark for each claim."""
+        marks = []
+        for claim in claims.CLAIMS.values():
+            verdict = self.record(claim.notebook, "verdict")
+            kind = "not-measured" if verdict is None or verdict["profile"] != "paper" else _kind(verdict)
+            word = NOT_MEASURED if verdict is None else "re-run" if verdict["profile"] != "paper" else verdict["outcome"]
+            link = f'{_up(self.env.docname)}{claim.notebook}.html'
+            title = _escape(claim.title)
+            title = f'<a href="{link}">{title}</a>' if claim.notebook in self.env.found_docs else title
+            marks.append(f'<li>{title} <span class="statedepth-badge {kind}">{_escape(word)}</span></li>')
+        return f'<ol class="statedepth-count" aria-label="the four claims and their verdicts">{"".join(marks)}</ol>'
+
+
 class RunBlock(_Block):
     """`{run-block} flip`: when, where, from what code and with which parameters the run was made, and its tables."""
 
@@ -337,6 +361,19 @@ class Predictions(_Block):
         return f"<p>Of {sum(counts.values())} predictions {said}.</p>" + "".join(parts)
 
 
+class PublishedNumbers(_Block):
+    """`{published-numbers}`: the sixteen values of v1's figure, each beside ours with its interval over seeds."""
+
+    required_arguments = 0
+
+    def html(self) -> str:
+        """A row for each architecture, task and site."""
+        if _run(self.folder, "flip") is None:
+            return f"<p>{NOT_MEASURED.capitalize()}.</p>"
+        table = claims.beside_published(_tables(self.folder, "flip", self.config.statedepth_digest))
+        return render.Rows(table, "Probe accuracy in per cent: v1's figure, and ours (mean over seeds, 95% interval)")._repr_html_()
+
+
 class Explorer(_Block):
     """`{explorer} parity`: what the probe at each site reads while a reader edits a string."""
 
@@ -354,6 +391,8 @@ class Explorer(_Block):
 def _draw_anew(app: Sphinx, docname: str, source: list[str]) -> None:
     """What a notebook shows is drawn from its tables as they are now; a re-run stands beside the published run."""
     folder = _folder(app) / docname
+    if docname == "changelog":  # one text for the repository and for the site
+        source[0] += (notebook.ROOT / "CHANGELOG.md").read_text().partition("\n")[2]
     if docname not in claims.CLAIMS or not source[0].lstrip().startswith("{") or not (folder / "run.json").exists():
         return
     site, up = _site(app), _up(docname)
@@ -496,9 +535,11 @@ def setup(app: Sphinx) -> dict[str, Any]:
         "chart": ChartDirective,
         "verdict": VerdictDirective,
         "claims-board": ClaimsBoard,
+        "claims-count": ClaimsCount,
         "run-block": RunBlock,
         "predictions": Predictions,
         "explorer": Explorer,
+        "published-numbers": PublishedNumbers,
     }
     for name, directive in blocks.items():
         app.add_directive(name, directive)

@@ -12,7 +12,7 @@ from statedepth import bottleneck, causal, grouping
 from statedepth.bottleneck import PREDICTIONS as OF_BOTTLENECK
 from statedepth.causal import PREDICTIONS as OF_CAUSAL
 from statedepth.flip import PREDICTIONS as OF_FLIP
-from statedepth.flip import PUBLISHED_PROFILES, concentration_by_seed, contrasts, outcomes_by_reading
+from statedepth.flip import PUBLISHED_PROFILES, beside_published, concentration_by_seed, contrasts, outcomes_by_reading
 from statedepth.flip import numbers as numbers_of_flip
 from statedepth.flip import verdict as flip
 from statedepth.grouping import PREDICTIONS as OF_GROUPING
@@ -31,7 +31,7 @@ from statedepth.verdicts import (
 )
 
 # What notebooks reach through this module:
-__all__ = ["CLAIMS", "CRITERIA", "NAMES", "NOT_RUN", "NUMBERS", "PREDICTIONS", "PUBLISHED_PROFILES", "SOURCES", "THRESHOLD", "Number", "Tables", "concentration_by_seed", "contrasts", "flip", "grouping", "interval_text", "numbers", "outcomes_by_reading", "outcomes_of_predictions", "task_name"]  # fmt: skip
+__all__ = ["CLAIMS", "CRITERIA", "NAMES", "NOT_RUN", "NUMBERS", "PREDICTIONS", "PUBLISHED_PROFILES", "SOURCES", "THRESHOLD", "Number", "Tables", "beside_published", "concentration_by_seed", "contrasts", "flip", "grouping", "interval_text", "numbers", "outcomes_by_reading", "outcomes_of_predictions", "task_name"]  # fmt: skip
 CRITERIA: dict[str, Callable[[Tables], Verdict]] = {
     "flip": flip,
     "s3_grouping": grouping.verdict,

@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from statedepth import claims, figures, listing
+from statedepth import claims, drawn, figures, listing
 from statedepth.files import write_whole
 from statedepth.render import Figure, Rows, render
 
@@ -21,7 +21,8 @@ def _escape(text: Any) -> str:
 def code_of(name: str) -> str | None:
     """Address below the site's root of the function that draws the figure `notebook.name`."""
     notebook, _, which = name.partition(".")
-    function = (figures.OVERVIEW if notebook == "overview" else figures.CHARTS[notebook])[which]
+    several: dict[str, dict[str, Any]] = {**figures.CHARTS, "overview": figures.OVERVIEW, "drawn": drawn.CHARTS}
+    function = several[notebook][which]
     return listing.place(f"{function.__module__.rpartition('.')[2]}.{function.__qualname__}")
 
 

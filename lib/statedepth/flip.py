@@ -155,6 +155,28 @@ def concentration_by_seed(tables: Tables) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def beside_published(tables: Tables) -> pd.DataFrame:
+    """v1's sixteen accuracies, each beside ours: architecture, task, site, v1, ours with its interval, seeds."""
+    table = tables["readability"].query("network == 'trained' and labels == 'task' and position == 0 and passed")
+    rows = []
+    for row in PUBLISHED_PROFILES.to_dict("records"):
+        here = table[(table["task"] == row["task"]) & (table["architecture"] == row["architecture"]) & (table["site"] == row["site"])]
+        here = here[here["variable"] == target_of(row["task"])]
+        value = profiles.mean_interval(100 * here["accuracy"].to_numpy())
+        text = f"{value.estimate:.1f} ({value.low:.1f} to {value.high:.1f})" if value.n > 1 else f"{value.estimate:.1f}"
+        rows.append(
+            {
+                "architecture": NAMES[row["architecture"]],
+                "task": task_name(row["task"]),
+                "site (v1's layer)": f"{row['site']} (L{row['site'] - 1})",
+                "v1": f"{100 * row['published']:.0f}",
+                "ours": text if value.n else "not run",
+                "seeds": value.n,
+            }
+        )
+    return pd.DataFrame(rows)
+
+
 def verdict_by_reading(tables: Tables, reading: str) -> Verdict:
     """Claim 1 by one reading of the profiles (see `profiles.index_table`); the claim is judged by the pooled one.
 
@@ -263,6 +285,12 @@ def numbers(tables: Tables) -> Numbers:
             accuracy = mean_of(models["accuracy"])
             label = f"accuracy of {name} on {task_name(task)}"
             add(f"{where}.accuracy", accuracy.estimate, f"{accuracy.estimate:.1%}", label, "flip-models", True)
+            everywhere = tables["models"].query("task == @task and architecture == @architecture")
+            for times in (2, 4):
+                beyond = everywhere[everywhere["length"] == times * everywhere["trained_length"]]
+                longer = mean_of(beyond["accuracy"])
+                label = f"accuracy of {name} on {task_name(task)} at {times} times the training length"
+                add(f"{where}.accuracy.{times}x", longer.estimate, f"{longer.estimate:.1%}", label, "flip-models")
             passed = f"{models['passed'].sum()} of {len(models)}"
             n_passed = float(models["passed"].sum()) if len(models) else None
             add(
