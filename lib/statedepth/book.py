@@ -474,10 +474,21 @@ def _fresh_static(app: Sphinx) -> None:
         shutil.copytree(ours, out, dirs_exist_ok=True)
 
 
+CITATION = re.compile(r'<a class="reference internal" href="(?:references\.html)?#id\d+" title="([^"]+)">(.*?)</a>', re.S)
+
+
+def _card(found: re.Match[str]) -> str:
+    """A citation with its entry beside it, shown by the style sheet where a reader points at it or tabs to it."""
+    link = found[0].replace(f' title="{found[1]}"', "", 1)
+    return f'<span class="statedepth-cite">{link}<span class="card">{found[1]}</span></span>'
+
+
 def _page(
     app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: nodes.document | None
 ) -> None:
-    """Pages with a chart load Vega, those with an explorer its script."""
+    """Pages with a chart load Vega, those with an explorer its script; citations get their cards."""
+    if "body" in context:
+        context["body"] = CITATION.sub(_card, context["body"])
     if 'class="statedepth-chart"' in context.get("body", ""):
         app.add_js_file("vega.js", loading_method="defer")
     if 'class="statedepth-explorer"' in context.get("body", ""):

@@ -68,11 +68,11 @@ def hero(runs: dict[str, Tables]) -> Figure:
         alt.Chart(table)
         .transform_filter("datum.task === task && datum.measure === measure")
         .encode(
-            x=alt.X("site:O", title="site (0 = embedding, l = output of block l)", axis=alt.Axis(labelAngle=0)),
-            y=alt.Y("name:N", sort=ARCHITECTURES, title=None, axis=alt.Axis(ticks=False, labelFontSize=13)),
+            x=alt.X("site:O", title="site (0 = embedding, l = output of block l)", axis=alt.Axis(labelAngle=0, ticks=False), scale=alt.Scale(paddingInner=0.06)),
+            y=alt.Y("name:N", sort=ARCHITECTURES, title=None, axis=alt.Axis(ticks=False, labelFontSize=13), scale=alt.Scale(paddingInner=0.06)),
         )
     )
-    fill = base.mark_rect(stroke="white", strokeWidth=3, cornerRadius=5).encode(
+    fill = base.mark_rect(cornerRadius=4).encode(
         color=alt.condition(
             "datum.n > 0",
             alt.Color("mean:Q", scale=alt.Scale(scheme="viridis", domain=[0, 1], clamp=True), legend=None),
@@ -97,7 +97,7 @@ def hero(runs: dict[str, Tables]) -> Figure:
         subtitleColor=GREY,
         offset=10,
     )
-    chart = (fill + label).properties(width=325, height=210, title=title).add_params(task, measure)
+    chart = (fill + label).properties(width=240, height=180, title=title).add_params(task, measure)
     first = table[(table["task"] == names[0]) & (table["measure"] == READ) & (table["n"] > 0)]
     half = first[first["mean"] >= 0.5].groupby("name", sort=False)["site"].min()
     said = "; ".join(f"{name} at site {site}" for name, site in half.items()) or "none"

@@ -17,6 +17,7 @@ _UPGRADE = """
     var fresh = document.createElement("div");
     fresh.className = "statedepth-svg";
     fresh.tabIndex = 0;
+    fresh.style.cssText = figure.querySelector(".statedepth-svg").style.cssText;
     vegaEmbed(fresh, spec, {renderer: "svg", actions: false, ast: false}).then(function () {
       figure.querySelector(".statedepth-svg").replaceWith(fresh);
       var svg = fresh.querySelector("svg");
@@ -24,7 +25,6 @@ _UPGRADE = """
       svg.setAttribute("aria-label", figure.dataset.alt);
       svg.style.width = "100%";
       svg.style.height = "auto";
-      svg.style.setProperty("--natural", svg.getAttribute("width") + "px");
       figure.dataset.interactive = "yes";
     }).catch(function () {});
   }
@@ -95,15 +95,18 @@ def render(figure: Figure, below: str = "", suffix: str = "") -> str:
     assert width, "vl-convert always writes a width"
     alt = html.escape(figure.alt_text, quote=True)
     svg = svg.replace(
-        "<svg", f'<svg role="img" aria-label="{alt}" style="width:100%;height:auto;--natural:{width[1]}px{family}"', 1
+        "<svg", f'<svg role="img" aria-label="{alt}" style="width:100%;height:auto{family}"', 1
     )
     data = json.dumps(figure.spec, separators=(",", ":")).replace("<", "\\u003c")  # or text could end the script
     return (
         f'<figure class="statedepth-chart" id="chart-{anchor}" data-chart="{figure.name}" data-alt="{alt}">'
-        f'<div class="statedepth-svg" tabindex="0">{svg}</div>'  # by keyboard too, where it is wider than the screen
+        f'<div class="statedepth-svg" style="--natural:{width[1]}px" tabindex="0">{svg}</div>'  # by keyboard too, where it is wider than the screen
         f'<script type="application/json">{data}</script>'
         f"<figcaption>{html.escape(figure.caption)}{below}</figcaption></figure>"
     )
+
+
+LONG = 15  # rows of a table that a reader opens rather than scrolls past
 
 
 class Rows:
@@ -117,7 +120,10 @@ class Rows:
 
     def _repr_html_(self) -> str:
         body = self.table.to_html(index=False, border=0, classes="statedepth-rows", escape=True, na_rep="")
-        return body.replace("<thead>", f"<caption>{html.escape(self.caption)}</caption><thead>", 1)
+        caption = html.escape(self.caption)
+        if len(self.table) <= LONG:
+            return body.replace("<thead>", f"<caption>{caption}</caption><thead>", 1)
+        return f'<details class="statedepth-long"><summary>{caption} ({len(self.table)} rows)</summary>{body}</details>'
 
 
 def vega_bundle() -> str:
