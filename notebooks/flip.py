@@ -109,7 +109,7 @@ for run in runs:
 models = session.write("models", pd.DataFrame(rows))
 
 # %% tags=["hide-input", "show"]
-figures.accuracies(session.tables)
+figures.chart("flip", "accuracies", session.tables)
 
 # %% [markdown]
 # (flip-readability)=
@@ -160,7 +160,7 @@ session.write(
 )
 
 # %% tags=["hide-input", "show"]
-figures.readability_map(session.tables)
+figures.chart("flip", "readability", session.tables)
 
 # %% [markdown]
 # On Parity, the concentration of the rise is {num}`flip.mamba.parity.concentration` in Mamba and
@@ -176,7 +176,7 @@ figures.readability_map(session.tables)
 # degree.
 
 # %% tags=["hide-input", "show"]
-figures.profile_lines(session.tables)
+figures.chart("flip", "profiles", session.tables)
 
 # %% [markdown]
 # (flip-positions)=
@@ -186,7 +186,7 @@ figures.profile_lines(session.tables)
 # probe of its own is fitted at every position.
 
 # %% tags=["hide-input", "show"]
-figures.by_position(session.tables)
+figures.chart("flip", "by_position", session.tables)
 
 # %% [markdown]
 # (flip-indices)=
@@ -196,7 +196,7 @@ figures.by_position(session.tables)
 # stand on two sides of zero.
 
 # %% tags=["hide-input", "show"]
-figures.index_contrasts(session.tables)
+figures.chart("flip", "indices", session.tables)
 
 # %% tags=["hide-input", "show"]
 found = claims.contrasts(session.tables["indices"]).query("index == 'concentration' and reading == 'pooled'")
@@ -233,7 +233,7 @@ notebook.Rows(
 # these.
 
 # %% tags=["hide-input", "show"]
-figures.sensitivity(session.tables)
+figures.chart("flip", "sensitivity", session.tables)
 
 # %% tags=["hide-input", "show"]
 notebook.Rows(
@@ -249,7 +249,7 @@ notebook.Rows(
 # nothing here was tuned towards them.
 
 # %% tags=["hide-input", "show"]
-figures.published(session.tables)
+figures.chart("flip", "published", session.tables)
 
 # %% [markdown]
 # (flip-verdict)=

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from synthetic import FLIPPED, tables
 
 from statedepth import claims
@@ -17,6 +18,11 @@ from statedepth.publish import jupyter_book
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 
+PAGES = ["index"] + [
+    chapter["file"]
+    for part in yaml.safe_load((ROOT / "_toc.yml").read_text())["parts"]
+    for chapter in part["chapters"]
+]
 RUN = {
     "notebook": "flip",
     "profile": "paper",

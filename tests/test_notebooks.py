@@ -209,7 +209,7 @@ def test_the_published_run_stands_beside_no_other(tmp_path):
     assert [cell.source for cell in nbformat.read(tmp_path / "one.ipynb", as_version=4).cells] == ["1"]
     for path in (ROOT / "book").glob("*.ipynb"):
         assert "notebook.compare" not in path.read_text()
-        assert 'tags=["hide-input", "rerun"]' in (ROOT / "notebooks" / f"{path.stem}.py").read_text()
+        assert 'tags=["hide-input", "rerun", "show"]' in (ROOT / "notebooks" / f"{path.stem}.py").read_text()
 
 
 def test_a_run_that_leaves_seeds_out_is_not_the_published_one_and_says_so(tmp_path):

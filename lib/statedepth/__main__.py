@@ -47,10 +47,14 @@ def main(arguments: list[str] | None = None) -> int:
         ("publish", "train, execute at the paper profile, and replace the published run"),
     ):
         commands.add_parser(name, help=meaning).add_argument("notebook")
-    again = commands.add_parser("redraw", help="draw published pages and verdicts anew from their tables, measuring nothing")
+    again = commands.add_parser(
+        "redraw", help="draw published pages and verdicts anew from their tables, measuring nothing"
+    )
     again.add_argument("notebooks", nargs="*")
     commands.add_parser("explorer", help="read every short string with the published models, for the book's explorer")
-    tolerated = commands.add_parser("verify", help="execute the quick profile and compare its headlines with the published ones")
+    tolerated = commands.add_parser(
+        "verify", help="execute the quick profile and compare its headlines with the published ones"
+    )
     tolerated.add_argument("notebooks", nargs="*")
     tolerated.add_argument("--publish", action="store_true", help="write the headlines rather than compare with them")
     own = commands.add_parser("check", help="is a variable readable in your activations, and does an edit remove it?")

@@ -1,5 +1,6 @@
 """The Sphinx extension of the book: numbers, charts, verdicts and run blocks come from tables when the site is built."""
 
+import dataclasses
 import difflib
 import hashlib
 import html
@@ -23,7 +24,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 from sphinx.util.math import get_node_equation_number
 from sphinx.util.nodes import make_refnode
 
-from statedepth import claims, drawn, exhibit, explorer_page, figures, listing, notebook, redraw, render, tables
+from statedepth import claims, drawn, exhibit, explorer_page, figures, icons, listing, notebook, redraw, render, tables
 from statedepth.exhibit import badge
 
 LOG = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ def _digest(app: Sphinx) -> str:
     """Of all that any page may show: tables, records, static files, and the code that makes text and charts of them."""
     folder, static = _folder(app), Path(app.srcdir) / "_static"
     files = [p for p in folder.rglob("*") if p.suffix in {".csv", ".json"} and "checkpoints" not in p.parts]
-    files += [p for p in static.rglob("*") if p.is_file()] + list(Path(__file__).parent.glob("*.py"))
+    files += [p for p in static.rglob("*") if p.is_file()] + [p for p in Path(__file__).parent.iterdir() if p.suffix in {".py", ".js"}]
     made = hashlib.sha256(metadata.version("vl-convert-python").encode())
     for path in sorted(files):
         made.update(f"{path}\0{path.stat().st_size}\0".encode() + path.read_bytes())
@@ -173,7 +174,7 @@ class ChartDirective(_Block):
     def html(self) -> str:
         """The figure's element."""
         made = self._made()
-        made = render.Figure(made.chart, made.name, made.alt_text, self.options.get("caption", made.caption))
+        made = dataclasses.replace(made, caption=self.options.get("caption", made.caption))
         return exhibit.figure(made, _site(self.env.app), _up(self.env.docname))
 
     def _made(self) -> render.Figure:
@@ -271,7 +272,9 @@ class ClaimsBoard(_Block):
                 if one:
                     value, _, interval = one["text"].partition(" (")
                     interval = f"<span> 95% ({_escape(interval)}</span>" if interval else ""
-                    number = f'<p class="number"><strong>{_escape(value)}</strong>{interval}<br>{_escape(one["label"])}</p>'
+                    number = (
+                        f'<p class="number"><strong>{_escape(value)}</strong>{interval}<br>{_escape(one["label"])}</p>'
+                    )
             cards.append(
                 f'<li class="{kind}"><h3>{title}</h3><div class="said"><p><b>v1</b> {_escape(claim.v1)}</p>'
                 f'<p><b>v2</b> {_escape(claim.v2)}</p></div><div class="found">{found}{number}</div></li>'
@@ -290,8 +293,10 @@ class ClaimsCount(_Block):
         for claim in claims.CLAIMS.values():
             verdict = self.record(claim.notebook, "verdict")
             kind = "not-measured" if verdict is None or verdict["profile"] != "paper" else _kind(verdict)
-            word = NOT_MEASURED if verdict is None else "re-run" if verdict["profile"] != "paper" else verdict["outcome"]
-            link = f'{_up(self.env.docname)}{claim.notebook}.html'
+            word = (
+                NOT_MEASURED if verdict is None else "re-run" if verdict["profile"] != "paper" else verdict["outcome"]
+            )
+            link = f"{_up(self.env.docname)}{claim.notebook}.html"
             title = _escape(claim.title)
             title = f'<a href="{link}">{title}</a>' if claim.notebook in self.env.found_docs else title
             marks.append(f'<li>{title} <span class="statedepth-badge {kind}">{_escape(word)}</span></li>')
@@ -371,7 +376,9 @@ class PublishedNumbers(_Block):
         if _run(self.folder, "flip") is None:
             return f"<p>{NOT_MEASURED.capitalize()}.</p>"
         table = claims.beside_published(_tables(self.folder, "flip", self.config.statedepth_digest))
-        return render.Rows(table, "Probe accuracy in per cent: v1's figure, and ours (mean over seeds, 95% interval)")._repr_html_()
+        return render.Rows(
+            table, "Probe accuracy in per cent: v1's figure, and ours (mean over seeds, 95% interval)"
+        )._repr_html_()
 
 
 class Explorer(_Block):
@@ -438,7 +445,9 @@ class SourceLinks(SphinxPostTransform):
                 if literal.astext().startswith("statedepth."):
                     LOG.warning("%s is not in the library", literal.astext(), location=literal)
                 continue
-            link = nodes.reference("", "", refuri=_up(self.env.docname) + place, internal=True, classes=["statedepth-source"])
+            link = nodes.reference(
+                "", "", refuri=_up(self.env.docname) + place, internal=True, classes=["statedepth-source"]
+            )
             literal.replace_self(link)
             link += literal
 
@@ -470,11 +479,14 @@ def _fresh_static(app: Sphinx) -> None:
     if not (out / "vega.js").exists() or _built(app) != app.config.statedepth_digest:
         out.mkdir(parents=True, exist_ok=True)
         (out / "vega.js").write_text(render.vega_bundle())
+        shutil.copy2(Path(__file__).with_name("explorer.js"), out)
     if ours.is_dir():
         shutil.copytree(ours, out, dirs_exist_ok=True)
 
 
-CITATION = re.compile(r'<a class="reference internal" href="(?:references\.html)?#id\d+" title="([^"]+)">(.*?)</a>', re.S)
+CITATION = re.compile(
+    r'<a class="reference internal" href="(?:references\.html)?#id\d+" title="([^"]+)">(.*?)</a>', re.S
+)
 
 
 def _card(found: re.Match[str]) -> str:
@@ -508,6 +520,8 @@ def _built(app: Sphinx) -> str:
 
 def _finished(app: Sphinx, exception: Exception | None) -> None:
     if exception is None:
+        if app.builder.format == "html":
+            icons.slim(Path(app.outdir))
         (Path(app.doctreedir) / "statedepth.digest").write_text(app.config.statedepth_digest)
 
 
@@ -556,6 +570,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         app.add_directive(name, directive)
     # MathML is read by every browser and by screen readers; MathJax would be two megabytes of script from another host.
     app.add_html_math_renderer("mathml", (_math_inline, None), (_math_block, None))
+    app.add_css_file("icons.css")
     app.add_post_transform(SourceLinks)
     app.connect("config-inited", _configure, priority=1)
     app.connect("source-read", _draw_anew)

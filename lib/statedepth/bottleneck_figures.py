@@ -436,15 +436,19 @@ def peaks(tables: Tables) -> Figure:
             rows += [{"panel": panel, "kind": kind, "site": s, "colour": CLASS_COLOURS[family[row["architecture"]]]} for s in at]  # fmt: skip
     table = pd.DataFrame(rows, columns=["panel", "kind", "site", "colour"])
     deepest = max([3, *readings.sites(tables)["site"]])
+    shapes = alt.Scale(domain=["read best", "erasure hurts most"], range=["circle", "square"])
     base = alt.Chart(table).encode(
         x=alt.X("site:Q", title="site", scale=alt.Scale(domain=[0, deepest]), axis=alt.Axis(tickMinStep=1, format="d")),
         y=alt.Y("panel:N", sort=None, title=None, axis=alt.Axis(labelLimit=185)),
         tooltip=["panel:N", "kind:N", "site:Q"],
         color=alt.Color("colour:N", scale=None),
+        yOffset=alt.YOffset("kind:N", sort=list(shapes.domain)),
     )
-    shapes = alt.Scale(domain=["read best", "erasure hurts most"], range=["circle", "cross"])
-    point = base.mark_point(size=70, opacity=1).encode(
-        shape=alt.Shape("kind:N", scale=shapes, legend=alt.Legend(title=None, orient="top"))
+    point = base.mark_point(size=60, opacity=1).encode(
+        shape=alt.Shape("kind:N", scale=shapes, legend=alt.Legend(title=None, orient="top")),
+        fill=alt.condition(
+            "datum.kind === 'erasure hurts most'", alt.Fill("colour:N", scale=None), alt.value("transparent")
+        ),
     )
     known = found.dropna(subset=["differ"])
     apart, told = int(known["differ"].astype(bool).sum()), known["told"].value_counts()
@@ -504,6 +508,7 @@ def patching(tables: Tables) -> Figure:
 
 
 PUT_IN = {"stream": [1, 0], "subspace": [6, 3], "complement": [1, 3], "same state": [2, 2], "other state": [8, 2]}
+SHADES = [GREY, "#0072B2", "#8c5a2b", "#8e5a86", "#00795a"]  # of what is put in; no architecture is meant
 
 
 def read_position(tables: Tables) -> Figure:
@@ -516,14 +521,24 @@ def read_position(tables: Tables) -> Figure:
     for task, architecture in _models(lines, tables):
         here = _of(lines, task, architecture)
         base = alt.Chart(here).encode(x=alt.X("site:O", title=None, axis=alt.Axis(labelAngle=0)))
-        dash = alt.StrokeDash("intervention:N", scale=alt.Scale(domain=list(PUT_IN), range=list(PUT_IN.values())), legend=alt.Legend(title=None, orient="top", columns=3) if not panels else None)  # fmt: skip
+        dash = alt.StrokeDash("intervention:N", scale=alt.Scale(domain=list(PUT_IN), range=list(PUT_IN.values())), legend=None)  # fmt: skip
+        shade = alt.Color("intervention:N", scale=alt.Scale(domain=list(PUT_IN), range=SHADES), legend=None)
         tooltip = ["intervention:N", "site:O", *(alt.Tooltip(f"{c}:Q", format=".2f") for c in ("mean", "low", "high")), "n:Q"]  # fmt: skip
-        line = base.mark_line(strokeWidth=1.8, color=_colour(tables, architecture)).encode(
+        line = base.mark_line(strokeWidth=2).encode(
             y=alt.Y("mean:Q", title=None, scale=scale, axis=alt.Axis(values=[0, 0.5, 1])),
             strokeDash=dash,
+            color=shade,
             tooltip=tooltip,
         )
-        panels.append(line.properties(width=290, height=90, title=_title(tables, task, architecture)))
+        # Lines meet at both ends: their names stand beside them in the order of their means, evenly spaced.
+        order = here.groupby("intervention")["mean"].mean().sort_values(ascending=False)
+        names = pd.DataFrame({"intervention": order.index, "place": [1.2 - 0.32 * i for i in range(len(order))]})
+        words = (
+            alt.Chart(names)
+            .mark_text(align="left", fontSize=11, x=238)
+            .encode(y=alt.Y("place:Q", title=None, scale=scale), text="intervention:N", color=shade)
+        )
+        panels.append((line + words).properties(width=230, height=95, title=_title(tables, task, architecture)))
     caption = (
         "Share of the gap recovered by what is put in at the read position, by site: the whole stream of the clean run; its readable "
         "subspace (what LEACE takes away) alone; its complement alone; the stream of another string with the corrupted run's "

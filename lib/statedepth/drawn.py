@@ -60,7 +60,9 @@ def sites() -> Figure:
     marks = alt.Chart(points).mark_point(size=110, filled=True, color=ORANGE, opacity=1).encode(x=x, y=alt.value(60), tooltip=["site", "what"])  # fmt: skip
     numbers = alt.Chart(points).mark_text(dy=22, fontSize=13, fontWeight="bold", color=ORANGE).encode(x=x, y=alt.value(60), text="site:N")  # fmt: skip
     head = alt.Chart(pd.DataFrame({"x": [6.0], "text": ["head"]})).mark_text(color=GREY, fontSize=12).encode(x=x, y=alt.value(60), text="text:N")  # fmt: skip
-    caption = "The residual stream from left to right; each orange point is a site, at which activations are read or edited."
+    caption = (
+        "The residual stream from left to right; each orange point is a site, at which activations are read or edited."
+    )
     chart = (stream + boxes + words + marks + numbers + head).properties(width=325, height=100)
     return Figure(themed(chart), "drawn.sites", f"A diagram of four blocks with sites 0 to 4. {caption}", caption)
 
@@ -150,7 +152,9 @@ def erased() -> Figure:
         edited = edit(h)
         read = probes.fit_probe((edited, y), (edited, y), (edited, y), 2).accuracy
         moved = float(np.square(edited - h).sum() / np.square(h - h.mean(0)).sum())
-        said.append(f"{name} {read:.0%} ({moved:.0%} of the variance gone)" if name != "before" else f"before {read:.0%}")
+        said.append(
+            f"{name} {read:.0%} ({moved:.0%} of the variance gone)" if name != "before" else f"before {read:.0%}"
+        )
         table = pd.DataFrame({"x": edited[::3, 0].round(2), "y": edited[::3, 1].round(2), "class": np.where(y[::3], "odd", "even")})  # fmt: skip
         panels.append(
             alt.Chart(table)
@@ -162,7 +166,11 @@ def erased() -> Figure:
                 shape=alt.Shape("class:N", legend=None),
                 tooltip=["class"],
             )
-            .properties(width=145, height=110, title=alt.Title(text=name, subtitle=f"refitted probe {read:.0%}", subtitleColor=GREY))  # fmt: skip
+            .properties(
+                width=145,
+                height=110,
+                title=alt.Title(text=name, subtitle=f"refitted probe {read:.0%}", subtitleColor=GREY),
+            )
         )
     caption = f"Accuracy of a probe fitted after each eraser, with two classes and a rank of one: {'; '.join(said)}. LEACE moves the points least of those after which nothing linear is left."
     chart = alt.vconcat(alt.hconcat(*panels[:2]), alt.hconcat(*panels[2:]))

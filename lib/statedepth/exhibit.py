@@ -2,6 +2,7 @@
 
 import html
 import io
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,10 @@ def _parquet(table: pd.DataFrame) -> bytes:
     return buffer.getvalue()
 
 
+def _put(content: bytes, draft: Path) -> None:
+    draft.write_bytes(content)
+
+
 def figure(made: Figure, site: Path | None, up: str, suffix: str = "") -> str:
     """The figure as HTML; where there is a `site`, its picture and data are written there and linked, `up` from the page."""
     if site is None:
@@ -42,7 +47,7 @@ def figure(made: Figure, site: Path | None, up: str, suffix: str = "") -> str:
     white = made.svg.replace("<svg", '<svg style="background:white"', 1)  # opened alone, it may lie on a dark page
     files = {"svg": white.encode(), "csv": table.to_csv(index=False).encode(), "parquet": _parquet(table)}
     for kind, content in files.items():
-        write_whole(site / FILES / f"{name}.{kind}", lambda draft, content=content: draft.write_bytes(content))
+        write_whole(site / FILES / f"{name}.{kind}", partial(_put, content))
     links = [
         f'<a href="{up}{FILES}/{_escape(name)}.{kind}" download>{said}</a>'
         for kind, said in (("svg", "image (SVG)"), ("csv", "data (CSV)"), ("parquet", "data (Parquet)"))

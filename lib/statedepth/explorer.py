@@ -38,7 +38,9 @@ def strings(task: Task, length: int) -> np.ndarray:
     return found
 
 
-def readings(trained: Trained, every: np.ndarray, trained_length: int, settings: ProbeSettings = SETTINGS) -> np.ndarray:
+def readings(
+    trained: Trained, every: np.ndarray, trained_length: int, settings: ProbeSettings = SETTINGS
+) -> np.ndarray:
     """(N, length, S + 1, K) probabilities of the target's K classes: what the probe of each of S sites reads, then the answer.
 
     The probes are those of claim 1: one for all positions, fitted on strings of the training length (`probes.pooled_probe`).
@@ -85,11 +87,15 @@ def explored(name: str, families: Sequence[str] = tuple(NAMES), settings: ProbeS
         trained = grid.fetch(run)
         columns.append(packed(readings(trained, every, run.train.length, settings)))
         reached = round(trained.accuracy_at(run.train.length), 4)
-        about.append({"name": NAMES[run.model.family], "checkpoint": run.key, "accuracy": reached, "length": run.train.length})
+        about.append(
+            {"name": NAMES[run.model.family], "checkpoint": run.key, "accuracy": reached, "length": run.train.length}
+        )
     together = np.stack(columns, axis=2)  # (N, length, A, S + 1)
     parts = []
     for t in range(1, length + 1):
-        _, at = np.unique(every[:, :t], axis=0, return_index=True)  # the models are causal: a prefix reads the same anywhere
+        _, at = np.unique(
+            every[:, :t], axis=0, return_index=True
+        )  # the models are causal: a prefix reads the same anywhere
         parts.append(together[at, t - 1].ravel())
     tokens, classes = WORDS[name]
     return {

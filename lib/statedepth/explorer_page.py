@@ -61,7 +61,9 @@ def widget(data: dict[str, Any]) -> str:
     truth = "".join(f'<td title="{_escape(word)}">{_escape(sign)}</td>' for sign, word in states)
     truth = f'<tr class="truth"><th scope="row">state</th>{truth}</tr>'
     tables = "".join(_table(data, about, rows, truth) for about, rows in zip(data["architectures"], table, strict=True))
-    plain = {key: data[key] for key in ("tokens", "classes", "move", "reads", "levels", "columns", "length", "readings")}
+    plain = {
+        key: data[key] for key in ("tokens", "classes", "move", "reads", "levels", "columns", "length", "readings")
+    }
     inside = json.dumps(plain, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     return (
         f'<div class="statedepth-explorer" id="explorer-{name}" data-string="{",".join(map(str, string))}">'

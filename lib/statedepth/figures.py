@@ -6,7 +6,7 @@ from collections.abc import Callable
 import altair as alt
 import pandas as pd
 
-from statedepth import bottleneck_figures, causal_figures, grouping_figures, overview_figures, profiles
+from statedepth import bottleneck_figures, causal_figures, findings, grouping_figures, overview_figures, profiles
 from statedepth.flip import PUBLISHED_PROFILES, contrasts, outcomes_by_reading
 from statedepth.render import Figure
 from statedepth.theme import (
@@ -473,9 +473,9 @@ CHARTS: dict[str, dict[str, Callable[[Tables], Figure]]] = {
     "speed": {"steps": training_steps, "scaling": growth_with_length},
     "seed": {"training": one_seed},
 }
-OVERVIEW: dict[str, Callable[[dict[str, Tables]], Figure]] = overview_figures.CHARTS  # of all claims' runs together
+OVERVIEW = overview_figures.CHARTS  # of all claims' runs together
 
 
 def chart(notebook: str, name: str, tables: Tables) -> Figure:
-    """One figure of a notebook, drawn from its tables. KeyError for a figure that it does not have."""
-    return CHARTS[notebook][name](tables)
+    """One figure of a notebook, drawn from its tables, with its finding. KeyError for a figure that it does not have."""
+    return findings.stated(CHARTS[notebook][name](tables), tables)

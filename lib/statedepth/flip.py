@@ -160,7 +160,11 @@ def beside_published(tables: Tables) -> pd.DataFrame:
     table = tables["readability"].query("network == 'trained' and labels == 'task' and position == 0 and passed")
     rows = []
     for row in PUBLISHED_PROFILES.to_dict("records"):
-        here = table[(table["task"] == row["task"]) & (table["architecture"] == row["architecture"]) & (table["site"] == row["site"])]
+        here = table[
+            (table["task"] == row["task"])
+            & (table["architecture"] == row["architecture"])
+            & (table["site"] == row["site"])
+        ]
         here = here[here["variable"] == target_of(row["task"])]
         value = profiles.mean_interval(100 * here["accuracy"].to_numpy())
         text = f"{value.estimate:.1f} ({value.low:.1f} to {value.high:.1f})" if value.n > 1 else f"{value.estimate:.1f}"

@@ -33,7 +33,9 @@ def _passed_on(module: str) -> dict[str, str]:
     """What a module takes from others of the library and offers under its own name: name -> module.name there."""
     nodes = [n for n in ast.parse((HERE / f"{module}.py").read_text()).body if isinstance(n, ast.ImportFrom)]
     return {
-        alias.asname or alias.name: f"{(node.module or '').removeprefix('statedepth').lstrip('.')}.{alias.name}".lstrip(".")
+        alias.asname or alias.name: f"{(node.module or '').removeprefix('statedepth').lstrip('.')}.{alias.name}".lstrip(
+            "."
+        )
         for node in nodes
         if (node.module or "").startswith("statedepth")
         for alias in node.names
@@ -64,6 +66,8 @@ def pages() -> Iterator[tuple[str, dict[str, Any], str]]:
         about = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
         title = f"statedepth.{path.stem}"
         code = highlight(text, PythonLexer(), form)
-        code = code.replace('<div class="highlight', '<div tabindex="0" role="region" aria-label="source" class="highlight', 1)
+        code = code.replace(
+            '<div class="highlight', '<div tabindex="0" role="region" aria-label="source" class="highlight', 1
+        )
         body = f"<h1>{title}</h1><p>{about}</p>{code}"
         yield f"code/{path.stem}", {"title": title, "body": body, "parents": []}, "page.html"

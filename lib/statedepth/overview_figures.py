@@ -1,5 +1,7 @@
 """The figure of the landing page: what all claims' runs say of one architecture, task and site, by a measure that readers choose."""
 
+from collections.abc import Callable
+
 import altair as alt
 import pandas as pd
 
@@ -32,7 +34,9 @@ def _read(tables: Tables, task: str) -> dict[str, pd.DataFrame]:
 def _needed(tables: Tables, task: str) -> dict[str, pd.DataFrame]:
     """Share of the task that is lost, before the last site, by LEACE at each position and by one probe's direction."""
     table = tables["necessity"]
-    table = table[(table["task"] == task) & table["passed"] & (table["length"] == table["trained_length"])].assign(value=table["fall"])
+    table = table[(table["task"] == task) & table["passed"] & (table["length"] == table["trained_length"])].assign(
+        value=table["fall"]
+    )
     rows = {NEEDED: ("each", "LEACE"), V1: ("pooled", "direction")}
     return {what: table[(table["positions"] == p) & (table["method"] == m)] for what, (p, m) in rows.items()}
 
@@ -41,15 +45,18 @@ def values(runs: dict[str, Tables]) -> pd.DataFrame:
     """Task, measure, architecture, site: mean over seeds with its 95% t interval and n; n is 0 where nothing was measured."""
     found: dict[tuple[str, str], pd.DataFrame] = {}
     for task in TASKS:
-        source = next((runs[n] for n in ("flip", "s3_grouping") if n in runs and task in set(runs[n]["models"]["task"])), None)
+        source = next(
+            (runs[n] for n in ("flip", "s3_grouping") if n in runs and task in set(runs[n]["models"]["task"])), None
+        )
         parts = _read(source, task) if source else {}
         parts |= _needed(runs["causal_necessity"], task) if "causal_necessity" in runs else {}
         found |= {(task, measure): over_seeds(part, BY, "value") for measure, part in parts.items() if len(part)}
     sites = range(1 + max((int(part["site"].max()) for part in found.values()), default=4))
     frame = pd.DataFrame([(a, site) for a in NAMES for site in sites], columns=BY)
     rows = [
-        frame.merge(found.get((task, measure), pd.DataFrame(columns=[*BY, "mean", "low", "high", "n"])), how="left", on=BY)
-        .assign(task=task_name(task), measure=measure)
+        frame.merge(
+            found.get((task, measure), pd.DataFrame(columns=[*BY, "mean", "low", "high", "n"])), how="left", on=BY
+        ).assign(task=task_name(task), measure=measure)
         for task in TASKS
         for measure in MEASURES
     ]
@@ -68,8 +75,19 @@ def hero(runs: dict[str, Tables]) -> Figure:
         alt.Chart(table)
         .transform_filter("datum.task === task && datum.measure === measure")
         .encode(
-            x=alt.X("site:O", title="site (0 = embedding, l = output of block l)", axis=alt.Axis(labelAngle=0, ticks=False), scale=alt.Scale(paddingInner=0.06)),
-            y=alt.Y("name:N", sort=ARCHITECTURES, title=None, axis=alt.Axis(ticks=False, labelFontSize=13), scale=alt.Scale(paddingInner=0.06)),
+            x=alt.X(
+                "site:O",
+                title="site (0 = embedding, l = output of block l)",
+                axis=alt.Axis(labelAngle=0, ticks=False),
+                scale=alt.Scale(paddingInner=0.06),
+            ),
+            y=alt.Y(
+                "name:N",
+                sort=ARCHITECTURES,
+                title=None,
+                axis=alt.Axis(ticks=False, labelFontSize=13),
+                scale=alt.Scale(paddingInner=0.06),
+            ),
         )
     )
     fill = base.mark_rect(cornerRadius=4).encode(
@@ -109,4 +127,4 @@ def hero(runs: dict[str, Tables]) -> Figure:
     return Figure(themed(chart), "overview.hero", f"Heat map, architecture by site. {caption}", caption)
 
 
-CHARTS = {"hero": hero}
+CHARTS: dict[str, Callable[[dict[str, Tables]], Figure]] = {"hero": hero}

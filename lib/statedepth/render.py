@@ -3,6 +3,7 @@
 import html
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -44,7 +45,8 @@ class Figure:
     chart: Any  # an Altair chart
     name: str  # notebook.figure
     alt_text: str  # states the finding, for those who do not see the chart
-    caption: str = ""
+    caption: str = ""  # how to read it; with the finding, where that is no field of its own
+    finding: str = ""  # what it says, in a sentence
 
     def __repr__(self) -> str:
         return self.alt_text
@@ -65,10 +67,31 @@ class Figure:
 
     @property
     def rows(self) -> pd.DataFrame:
-        """What the chart draws, as one tidy table; `layer` numbers the tables that a chart of several is made from."""
-        sets = [pd.DataFrame(rows) for rows in self.spec.get("datasets", {}).values()]
-        table = pd.concat([one.assign(layer=number) for number, one in enumerate(sets)]) if sets else pd.DataFrame()
-        return table.drop(columns="layer") if len(sets) == 1 else table.reset_index(drop=True)
+        """What the chart draws, as one tidy table; `panel` is the title of the part, `layer` numbers the tables of several."""
+        titles = dict(_titles(self.spec))
+        sets = {name: pd.DataFrame(rows) for name, rows in self.spec.get("datasets", {}).items()}
+        for number, (name, one) in enumerate(sets.items()):
+            if len(sets) > 1:
+                one["layer"] = number
+            if titles.get(name) and "panel" not in one:
+                one["panel"] = titles[name]
+        return pd.concat(sets.values(), ignore_index=True) if sets else pd.DataFrame()
+
+
+def _titles(part: Any, title: str = "") -> Iterator[tuple[str, str]]:
+    """Each data set of a specification with the title of the nearest part around it."""
+    if isinstance(part, list):
+        for one in part:
+            yield from _titles(one, title)
+    elif isinstance(part, dict):
+        own = part.get("title") if {"mark", "layer", "hconcat", "vconcat", "spec"} & set(part) else None
+        own = own.get("text") if isinstance(own, dict) else own
+        own = " / ".join(own) if isinstance(own, list) else own
+        title = own if isinstance(own, str) else title
+        if isinstance(part.get("data"), dict) and "name" in part["data"]:
+            yield part["data"]["name"], title
+        for key in ("layer", "hconcat", "vconcat", "spec"):
+            yield from _titles(part.get(key, []), title)
 
 
 def _short(number: str) -> float:
@@ -94,15 +117,14 @@ def render(figure: Figure, below: str = "", suffix: str = "") -> str:
     width = re.search(r'<svg[^>]*?\bwidth="([\d.]+)"', svg)
     assert width, "vl-convert always writes a width"
     alt = html.escape(figure.alt_text, quote=True)
-    svg = svg.replace(
-        "<svg", f'<svg role="img" aria-label="{alt}" style="width:100%;height:auto{family}"', 1
-    )
+    svg = svg.replace("<svg", f'<svg role="img" aria-label="{alt}" style="width:100%;height:auto{family}"', 1)
+    finding = f"<strong>{html.escape(figure.finding)}</strong> " if figure.finding else ""
     data = json.dumps(figure.spec, separators=(",", ":")).replace("<", "\\u003c")  # or text could end the script
     return (
         f'<figure class="statedepth-chart" id="chart-{anchor}" data-chart="{figure.name}" data-alt="{alt}">'
         f'<div class="statedepth-svg" style="--natural:{width[1]}px" tabindex="0">{svg}</div>'  # by keyboard too, where it is wider than the screen
         f'<script type="application/json">{data}</script>'
-        f"<figcaption>{html.escape(figure.caption)}{below}</figcaption></figure>"
+        f"<figcaption>{finding}{html.escape(figure.caption)}{below}</figcaption></figure>"
     )
 
 

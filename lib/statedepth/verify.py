@@ -28,7 +28,9 @@ def tolerance(number: claims.Number) -> float:
 
 def compare(found: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
     """Both values of each headline, how far apart they are, and whether that is within tolerance; one that is missing is not."""
-    both = published.merge(found[["notebook", "key", "value"]], how="outer", on=["notebook", "key"], suffixes=("", "_now"))
+    both = published.merge(
+        found[["notebook", "key", "value"]], how="outer", on=["notebook", "key"], suffixes=("", "_now")
+    )
     both["difference"] = both["value_now"] - both["value"]
     both["within"] = both["difference"].abs() <= both["tolerance"]
     return both
