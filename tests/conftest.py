@@ -19,9 +19,7 @@ torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # for the processes that tests start
 
 PAGES = ["index"] + [
-    chapter["file"]
-    for part in yaml.safe_load((ROOT / "_toc.yml").read_text())["parts"]
-    for chapter in part["chapters"]
+    chapter["file"] for part in yaml.safe_load((ROOT / "_toc.yml").read_text())["parts"] for chapter in part["chapters"]
 ]
 RUN = {
     "notebook": "flip",

@@ -1,7 +1,6 @@
 """The book: numbers and charts follow their tables, an unknown key stops the build, the published run builds cleanly."""
 
 import gzip
-import html
 import re
 
 import pandas as pd
@@ -132,4 +131,6 @@ def test_every_page_of_the_published_site_is_there(published_site):
         assert "<h1>" in page(published_site, name)
     on_the_wire = {path.name: len(gzip.compress(path.read_bytes())) for path in published_site.glob("*.html")}
     assert max(on_the_wire.values()) < 300_000, on_the_wire
-    assert max(path.stat().st_size for path in published_site.glob("*.html")) < 1_500_000  # for a host that does not compress
+    assert (
+        max(path.stat().st_size for path in published_site.glob("*.html")) < 1_500_000
+    )  # for a host that does not compress

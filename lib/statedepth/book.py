@@ -63,7 +63,9 @@ def _digest(app: Sphinx) -> str:
     """Of all that any page may show: tables, records, static files, and the code that makes text and charts of them."""
     folder, static = _folder(app), Path(app.srcdir) / "_static"
     files = [p for p in folder.rglob("*") if p.suffix in {".csv", ".json"} and "checkpoints" not in p.parts]
-    files += [p for p in static.rglob("*") if p.is_file()] + [p for p in Path(__file__).parent.iterdir() if p.suffix in {".py", ".js"}]
+    files += [p for p in static.rglob("*") if p.is_file()] + [
+        p for p in Path(__file__).parent.iterdir() if p.suffix in {".py", ".js"}
+    ]
     made = hashlib.sha256(metadata.version("vl-convert-python").encode())
     for path in sorted(files):
         made.update(f"{path}\0{path.stat().st_size}\0".encode() + path.read_bytes())
@@ -500,7 +502,14 @@ def _page(
 ) -> None:
     """Pages with a chart load Vega, those with an explorer its script; citations get their cards."""
     if "body" in context:
-        context["body"] = CITATION.sub(_card, context["body"])
+        body = CITATION.sub(_card, context["body"])
+        body = body.replace(
+            '<div role="list" class="citation-list">', '<div class="citation-list">'
+        )  # it holds no list items
+        # A table that scrolls on a phone must scroll by keyboard too.
+        context["body"] = re.sub(
+            r'<table (border="0" )?class="dataframe', r'<table tabindex="0" class="dataframe', body
+        )
     if 'class="statedepth-chart"' in context.get("body", ""):
         app.add_js_file("vega.js", loading_method="defer")
     if 'class="statedepth-explorer"' in context.get("body", ""):
@@ -547,7 +556,9 @@ def _math_inline(translator: Any, node: nodes.math) -> None:
 
 def _math_block(translator: Any, node: nodes.math_block) -> None:
     number = f'<span class="eqno">({get_node_equation_number(translator, node)})</span>' if node["number"] else ""
-    translator.body.append(f"{translator.starttag(node, 'div', CLASS='math')}{number}{_mathml(node, 'block')}</div>")
+    translator.body.append(
+        f"{translator.starttag(node, 'div', CLASS='math', tabindex='0')}{number}{_mathml(node, 'block')}</div>"
+    )
     raise nodes.SkipNode
 
 

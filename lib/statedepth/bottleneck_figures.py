@@ -21,7 +21,7 @@ from statedepth.bottleneck_readings import (
 )
 from statedepth.profiles import with_readability
 from statedepth.render import Figure
-from statedepth.theme import COLOURS, GREY, READABILITY, over_seeds, themed
+from statedepth.theme import COLOURS, GREY, HOVER, READABILITY, over_seeds, themed
 from statedepth.verdicts import LEVEL, THRESHOLD, Tables, task_name
 
 # A class has the colour of its architecture on every page.
@@ -208,7 +208,7 @@ def pretraining(tables: Tables) -> Figure:
     top = float(bases["unigram"].max())
     line = (
         alt.Chart(curves)
-        .mark_line(strokeWidth=2)
+        .mark_line(strokeWidth=2, point=HOVER)
         .encode(
             x=alt.X("step:Q", title="steps of pretraining"),
             y=alt.Y("held_out:Q", title="held-out loss, nats", scale=alt.Scale(domain=[0, top * 1.08])),
@@ -303,7 +303,7 @@ def readability(tables: Tables) -> Figure:
         shade = alt.condition(
             "datum.kind == 'state' || datum.kind == 'state, from scratch'", alt.value(colour), alt.value(GREY)
         )
-        line = base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash, color=shade, detail="kind:N", tooltip=tooltip)
+        line = base.mark_line(strokeWidth=2, point=HOVER).encode(y=y, strokeDash=dash, color=shade, detail="kind:N", tooltip=tooltip)
         panels.append((band + line).properties(width=290, height=95, title=_title(tables, task, architecture)))
     finding = _said_of_readability(lines)
     caption = (
@@ -524,7 +524,7 @@ def read_position(tables: Tables) -> Figure:
         dash = alt.StrokeDash("intervention:N", scale=alt.Scale(domain=list(PUT_IN), range=list(PUT_IN.values())), legend=None)  # fmt: skip
         shade = alt.Color("intervention:N", scale=alt.Scale(domain=list(PUT_IN), range=SHADES), legend=None)
         tooltip = ["intervention:N", "site:O", *(alt.Tooltip(f"{c}:Q", format=".2f") for c in ("mean", "low", "high")), "n:Q"]  # fmt: skip
-        line = base.mark_line(strokeWidth=2).encode(
+        line = base.mark_line(strokeWidth=2, point=HOVER).encode(
             y=alt.Y("mean:Q", title=None, scale=scale, axis=alt.Axis(values=[0, 0.5, 1])),
             strokeDash=dash,
             color=shade,

@@ -32,19 +32,16 @@ def strings() -> Figure:
             rows += [{"task": name, "position": position, "row": "token", "text": signs[token]}, {"task": name, "position": position, "row": "state", "text": shown[value]}]  # fmt: skip
         said.append(f"{', '.join(signs[token] for token in tokens)} gives {', '.join(states)}")
     titles = {"parity": "Parity: is the number of ones odd?", "dyck-2-4": "Dyck: which bracket is open last?", "S3": "S₃: the order of three things"}  # fmt: skip
-    panels = [
-        alt.Chart(pd.DataFrame([row for row in rows if row["task"] == name]))
-        .mark_text(fontSize=15)
-        .encode(
+    panels: list[alt.LayerChart] = []
+    for name in STRINGS:
+        base = alt.Chart(pd.DataFrame([row for row in rows if row["task"] == name])).encode(
             x=alt.X("position:O", title=None, axis=alt.Axis(labels=False, ticks=False)),
             y=alt.Y("row:N", sort=["token", "state"], title=None),
-            text="text:N",
             color=alt.Color("row:N", scale=alt.Scale(domain=["token", "state"], range=[GREY, BLUE]), legend=None),
-            tooltip=["position", "row", "text"],
         )
-        .properties(width=270, height=50, title=titles[name])
-        for name in STRINGS
-    ]
+        cells = base.mark_rect(opacity=0.12).encode(tooltip=["position", "row", "text"])
+        words = base.mark_text(fontSize=15).encode(text="text:N")
+        panels.append((cells + words).properties(width=270, height=54, title=titles[name]))
     caption = f"The label at a position is the state after that token. {'; '.join(said)}."
     return Figure(themed(alt.vconcat(*panels)), "drawn.strings", f"Three example strings. {caption}", caption)
 

@@ -1,6 +1,7 @@
 """The library's source as pages of the site, so that a definition, a figure and the code behind it are one click apart."""
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -66,6 +67,7 @@ def pages() -> Iterator[tuple[str, dict[str, Any], str]]:
         about = (ast.get_docstring(ast.parse(text)) or "").split("\n")[0]
         title = f"statedepth.{path.stem}"
         code = highlight(text, PythonLexer(), form)
+        code = re.sub(r'<a id="(L-\d+)" name="L-\d+" href="#L-\d+"></a>', r'<span id="\1"></span>', code)
         code = code.replace(
             '<div class="highlight', '<div tabindex="0" role="region" aria-label="source" class="highlight', 1
         )

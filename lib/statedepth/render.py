@@ -26,6 +26,8 @@ _UPGRADE = """
       svg.setAttribute("aria-label", figure.dataset.alt);
       svg.style.width = "100%";
       svg.style.height = "auto";
+      fresh.style.setProperty("--natural", svg.getAttribute("width") + "px"); // text may be wider here than where it was drawn
+      svg.querySelectorAll("[role]").forEach(function (part) { part.removeAttribute("role"); part.removeAttribute("aria-roledescription"); });
       figure.dataset.interactive = "yes";
     }).catch(function () {});
   }
@@ -106,6 +108,8 @@ def render(figure: Figure, below: str = "", suffix: str = "") -> str:
     """
     anchor = (figure.name + suffix).replace(".", "-")
     svg = re.sub(r"(\d\.\d{3})\d+", r"\1", figure.svg)
+    svg = re.sub(r'<path [^>]*\bopacity="0"[^>]*?(?:/>|></path>)', "", svg)  # what only answers the pointer
+    svg = re.sub(r' (?:role|aria-roledescription)="[^"]*"', "", svg)  # the whole is one image with one text
     fonts = set(re.findall(r' font-family="([^"]+)"', svg))
     family = f";font-family:{fonts.pop()}" if len(fonts) == 1 else ""  # said once, and not at each of a thousand texts
     svg = re.sub(r' font-family="[^"]+"', "", svg) if family else svg
