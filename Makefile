@@ -4,7 +4,7 @@ BIN := .venv/bin
 NOTEBOOK ?= flip
 ARGS ?=
 
-.PHONY: book test run site train publish bench check format
+.PHONY: book test run site train publish redraw verify links bench check format
 
 book: .venv/.ready ## execute every notebook at the quick profile and build the site from them
 	$(BIN)/python -m statedepth book
@@ -23,6 +23,15 @@ train: .venv/.ready ## train the models of a published run that have no checkpoi
 
 publish: .venv/.ready ## train, execute at the paper profile, and replace the published run
 	$(BIN)/python -m statedepth publish $(NOTEBOOK)
+
+redraw: .venv/.ready ## draw the published pages anew from their tables, after a change of figures or words; measures nothing
+	$(BIN)/python -m statedepth redraw $(ARGS)
+
+verify: .venv/.ready ## re-execute at the quick profile; fails where a headline number leaves its tolerance
+	$(BIN)/python -m statedepth verify $(ARGS)
+
+links: .venv/.ready ## ask every address of the outside that the pages name
+	$(BIN)/jupyter-book build book/ --builder linkcheck
 
 bench: .venv/.ready ## time the training steps of every path (benchmarks/), on a quiet machine
 	$(BIN)/python benchmarks/scan.py $(ARGS)

@@ -27,7 +27,7 @@ MADE = {
 @pytest.mark.parametrize(("notebook", "name"), EVERY)
 @pytest.mark.parametrize("what", ["whole", "one model", "none passed"])
 def test_every_figure_draws_from_any_run(notebook, name, what):
-    figure = figures.CHARTS[notebook][name](MADE[notebook, what])
+    figure = figures.chart(notebook, name, MADE[notebook, what])
     svg = vl_convert.vegalite_to_svg(figure.chart.to_dict())
     assert svg.startswith("<svg") and figure.name == f"{notebook}.{name}"
     assert len(figure.alt_text) > 60

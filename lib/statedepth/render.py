@@ -73,6 +73,8 @@ class Figure:
         titles = dict(_titles(self.spec))
         sets = {name: pd.DataFrame(rows) for name, rows in self.spec.get("datasets", {}).items()}
         for number, (name, one) in enumerate(sets.items()):
+            empty = one.columns[one.isna().all()]  # JSON's null is no number until a column has one
+            one = sets[name] = one.astype(dict.fromkeys(empty, float))
             if len(sets) > 1:
                 one["layer"] = number
             if titles.get(name) and "panel" not in one:
