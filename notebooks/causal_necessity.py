@@ -13,8 +13,8 @@
 # %% [markdown]
 # # Claim 3: is what can be read needed?
 #
-# > **v1** Ablating the linearly readable direction often destroys the task, and can do so beyond the training lengths.
-# > {cite}`jiang2026v1`
+# > **v1** In four-layer models linearly readable directions are often functionally necessary, and can remain important beyond
+# > the training lengths, on Parity and Dyck. {cite}`jiang2026v1`
 # >
 # > **v2** Not a necessity test: a probe refitted after the ablation gets its accuracy back in every cell; with INLP the
 # > conclusion reverses. {cite}`jiang2026v2`
@@ -201,7 +201,7 @@ figures.chart("causal_necessity", "story", session.tables)
 # (causal-reversal)=
 # ## v1's test, and its reversal
 #
-# v1's test at the best-readable site, the direction read in three ways, since which probe v1 used is not public: the probe
+# v1's test at the best-readable site, the direction read in three ways, since which probe v1 used we could not read: the probe
 # whose penalty was chosen on validation (by which the claim is judged), the most penalised one, and the direction between
 # the class means, which a penalty draws a probe to.
 
@@ -239,7 +239,8 @@ figures.chart("causal_necessity", "by_site", session.tables)
 # and *inconclusive* in {num}`causal_necessity.each.LEACE.inconclusive`; it is *not removed* in
 # {num}`causal_necessity.each.LEACE.not-removed`. Without the Transformer on Parity it is *necessary* in
 # {num}`causal_necessity.each.LEACE.elsewhere`. In {num}`causal_necessity.each.LEACE.unmatched` of the necessary cells no other
-# subspace holds as much variance, so that the matched control took over a tenth less. The exact erasers do not always agree: in the Transformer on Parity LEACE,
+# subspace holds as much variance, so that the matched control took over a tenth less (in the median of all necessary cells
+# {num}`causal_necessity.matched.median` of the eraser's). The exact erasers do not always agree: in the Transformer on Parity LEACE,
 # whose edit is the smallest that can do it, takes {num}`causal_necessity.transformer.parity.each.LEACE.fall` of the way
 # (*necessary* in {num}`causal_necessity.transformer.parity.each.LEACE.necessary` cells), mean projection, whose edit is
 # larger, {num}`causal_necessity.transformer.parity.each.mean-projection.fall`; in Mamba on Parity it is
@@ -269,7 +270,8 @@ notebook.Rows(
         pooled=lambda t: t["over"].map("{:+.3f}".format),
         single=lambda t: t["own_over"].map("{:+.3f}".format),
     )[["task", "architecture", "seed", "length", "site", "method", "pooled", "single"]],
-    f"Refitted probes over the most frequent class, in accuracy: {len(late)} cells, of which the worst 12 are shown",
+    f"Refitted probes over the most frequent class, in accuracy: {len(late)} cells"
+    + (", of which the worst 12 are shown" if len(late) > 12 else ""),
 )
 
 # %% [markdown]
@@ -393,7 +395,7 @@ notebook.Rows(
 # %% [markdown]
 # ## Limits
 #
-# - v1's ablation (which probe, which positions, how the projection is centred) and v2's cells are not public. The direction
+# - v1's ablation (which probe, which positions, how the projection is centred) and v2's cells are not in what we could read. The direction
 #   is taken in three ways for that reason; the verdict rests on one, which was named before.
 # - "Removed" is about linear probes. It is held against the most frequent class, never against a shortcut. A refitted probe
 #   is chosen by its loss, and a constant is one of the candidates; by accuracy alone it can be over the most frequent class
@@ -404,7 +406,7 @@ notebook.Rows(
 #   the mean) stands beside every edit in the table.
 # - Where an eraser takes most of a site's variance, no other subspace holds as much, so that the variance-matched control is
 #   weaker than it should be: by over a tenth in {num}`causal_necessity.unmatched` cells that are called *necessary* (all
-#   methods, positions and lengths).
+#   methods, positions and lengths), and in their median it takes {num}`causal_necessity.matched.median` of the eraser's variance.
 # - INLP is fitted for all positions together and at the last one, not at each: there it takes most of a site's features. It
 #   is done when a probe is within a point of the most frequent class on validation, which is no guarantee.
 # - Beyond the training length erasers and probes are fitted anew on strings of that length, with half of the data. The

@@ -207,7 +207,7 @@ notebook.Rows(
             "task": found["task"].map(claims.task_name),
             "difference": [claims.interval_text(row) for _, row in found.iterrows()],
             "p": found["p"].map("{:.3f}".format),
-            "p_holm": found["p_holm"].map("{:.3f}".format),
+            "p, Holm": found["p_holm"].map("{:.3f}".format),
         }
     ),
     "Concentration, architecture minus Transformer. One-sided exact permutation p, and Holm-corrected over all comparisons "
@@ -274,8 +274,8 @@ notebook.Rows(notebook.compare("flip", session.tables), "Headline numbers: this 
 # %% [markdown]
 # ## Limits
 #
-# - The paper's settings are not public. Width, training length, optimiser and the definition of the Dyck probe are
-#   choices of ours, listed on the [methods page](methods.md); another choice may give another profile.
+# - The paper's settings are not in what we could read. Width, training length, optimiser and the definition of the Dyck probe are
+#   choices of ours, listed on [a page of their own](choices.md); another choice may give another profile.
 # - A probe says what a linear reader could use, not what the network uses.
 # - **This is the second run of this page.** The criterion, the predictions and the penalties were committed before any
 #   model was probed (commit `e5a8ee4`). After the profiles of two models (LSTM and Mamba on Parity, first seed) had been

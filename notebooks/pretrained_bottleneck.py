@@ -14,7 +14,7 @@
 # # Claim 4: do pretrained models have a bottleneck?
 #
 # > **v1** Fine-tuned Pythia on Dyck has a strong bottleneck in its middle layers: ablating L6-L7 of the model of 160M
-# > costs about 81 points. Pretrained Mamba fails the other way: its last layer is readable and no single direction breaks
+# > drops accuracy by roughly 81%. Pretrained Mamba fails the other way: its last layer is readable and no single direction breaks
 # > Parity, Dyck or S₃, yet patching a middle position there recovers 97-98% of the gap. {cite}`jiang2026v1`
 # >
 # > **v2** Where a variable is most readable and where deleting it does most damage are different layers in every

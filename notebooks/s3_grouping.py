@@ -13,8 +13,8 @@
 # %% [markdown]
 # # Claim 2: does S₃ group with Parity?
 #
-# > **v1** Non-commutative S₃ groups with Parity, not with Dyck, in all five architectures and in Mamba's Conv1D:
-# > computation decides, not commutativity. {cite}`jiang2026v1`
+# > **v1** Non-commutative S₃ groups with Parity, not with Dyck, by probing in all five architectures and by attribution to
+# > Mamba's Conv1D, so that the grouping tracks computational structure rather than commutativity. {cite}`jiang2026v1`
 # >
 # > **v2** Withdrawn: a pre-registered test on three further task designs did not support it. {cite}`jiang2026v2`
 #
@@ -411,7 +411,7 @@ notebook.Rows(notebook.compare("s3_grouping", session.tables), "Headline numbers
 # %% [markdown]
 # ## Limits
 #
-# - v1's definition of grouping, its S₃ numbers and its Conv1D attribution are not public, nor are v2's three task designs.
+# - v1's definition of grouping, its S₃ numbers and its Conv1D attribution are not in what we could read, nor are v2's three task designs.
 #   The distance, the criterion and the edits are ours (see the [methods](methods.md)).
 # - Training ends when a task is learned, so that an easy task has had fewer steps than a hard one; with a fixed number, it
 #   would have had more after it was learned. Claim 1 trains Parity and Dyck for a fixed number.

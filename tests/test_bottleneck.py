@@ -312,7 +312,7 @@ def test_every_figure_number_and_record_bears_every_run(changes, tmp_path):
     for name in figures.CHARTS["pretrained_bottleneck"]:
         figure = figures.chart("pretrained_bottleneck", name, made)
         assert "nan" not in figure.alt_text.lower()
-        assert figure.svg().startswith("<svg")
+        assert figure.svg.startswith("<svg")
     found = claims.numbers("pretrained_bottleneck", made)
     assert all("nan" not in number.text for number in found.values())
     record = bottleneck.verdict(made).record("paper")
@@ -343,7 +343,7 @@ def test_wider_windows_are_called_what_they_are():
     made = bottleneck_tables({}, windows={base: (0.0, 1.2, 0.1, 0.1, 0.0, 0.0) for base in NEOX}, width=3)
     found = claims.numbers("pretrained_bottleneck", made)
     assert found["width"].text == "3" and found["gpt-neox-large.dyck-2-4.direction.where"].text == "sites 2 to 4"
-    assert "direction, three" in figures.chart("pretrained_bottleneck", "damage", made).svg()
+    assert "direction, three" in figures.chart("pretrained_bottleneck", "damage", made).svg
 
 
 def test_what_a_run_lacks_reads_not_run_under_the_same_keys():

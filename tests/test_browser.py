@@ -14,7 +14,7 @@ import pytest
 from conftest import PAGES
 from playwright.sync_api import sync_playwright
 
-from statedepth import claims, tables
+from statedepth import claims, render, tables
 from statedepth.grid import ROOT
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -168,7 +168,7 @@ def test_every_number_is_that_of_its_table_and_leads_to_the_cell_that_made_it(br
     for link in view.locator("a.statedepth-num").all():
         key = re.search(r"num:(\S+)", link.get_attribute("class"))[1]
         notebook, _, which = key.partition(".")
-        assert link.inner_text() == numbers_of(notebook)[which].text
+        assert link.inner_text() == render.minus(numbers_of(notebook)[which].text)
         page, _, anchor = link.get_attribute("href").partition("#")
         assert f'id="{anchor}"' in (published_site / (page or f"{name}.html")).read_text(), f"no section {anchor}"
         assert "run of" in link.get_attribute("title")
@@ -197,9 +197,9 @@ def test_the_hero_answers_the_choice_of_task_and_measure(browser, published_site
     chart.get_by_label("Dyck-(2,4)").check(force=True)
     view.wait_for_timeout(300)
     assert "On Dyck-(2,4)" in chart.locator("svg").text_content() and before != chart.locator("svg").text_content()
-    chart.get_by_label("Measure").select_option("task lost when the state is erased")
+    chart.get_by_label("Measure").select_option("task lost when what linear probes read is erased")
     view.wait_for_timeout(300)
-    assert "task lost when the state is erased" in chart.locator("svg").text_content()
+    assert "task lost when what linear probes read is erased" in chart.locator("svg").text_content()
     assert not faults
     view.context.close()
 
@@ -220,7 +220,7 @@ def test_the_explorer_follows_the_readers_edits_by_keyboard(browser, published_s
     for table in explorer.locator("table").all():
         for row in table.locator("tr:not(.truth)").all():
             for cell, state in zip(row.locator("td").all(), parity_of(flipped), strict=True):
-                assert ("right" in cell.get_attribute("class")) == (cell.inner_text()[0] == state)
+                assert ("right" in cell.get_attribute("class")) == (cell.text_content()[0] == state)
     dyck = view.locator("#explorer-dyck-2-4")
     for _ in range(12):  # no press ever leaves an impossible string
         for button in dyck.locator(".tokens button").all():

@@ -194,7 +194,7 @@ def test_every_prediction_is_about_a_part_that_exists(usual):
 @pytest.mark.parametrize("name", causal_figures.CHARTS)
 def test_every_figure_draws_all_architectures_and_states_its_finding(usual, name):
     figure = causal_figures.CHARTS[name](usual)
-    svg = figure.svg()
+    svg = figure.svg
     assert svg.count("<path") > 5 and len(figure.alt_text) > 60
     if name not in ("planted", "outcomes"):
         assert all(architecture in svg for architecture in ("Transformer", "Mamba-2", "GRU"))
@@ -206,7 +206,7 @@ def test_every_figure_draws_all_architectures_and_states_its_finding(usual, name
 )
 def test_figures_and_numbers_bear_small_runs(name, few):
     made = causal_tables(**few)
-    assert "NaN" not in causal_figures.CHARTS[name](made).svg()
+    assert "NaN" not in causal_figures.CHARTS[name](made).svg
     assert numbers(made)["models"].value and verdict(made).outcome == "not tested"
 
 
@@ -216,7 +216,7 @@ NONE_PASSED = {"seeds": 1, "failed": [(t, a, 0) for t in ("parity", "dyck-2-4") 
 @pytest.mark.parametrize("name", causal_figures.CHARTS)
 def test_figures_and_numbers_bear_a_run_in_which_no_model_learned_its_task(name):
     made = causal_tables(**NONE_PASSED)
-    assert "NaN" not in causal_figures.CHARTS[name](made).svg()
+    assert "NaN" not in causal_figures.CHARTS[name](made).svg
     assert numbers(made)["direction.cells"].text == "not run" and verdict(made).outcome == "not tested"
 
 

@@ -87,5 +87,5 @@ def test_readings_are_those_of_a_probe_on_the_stream_and_of_the_head():
 def test_the_widget_says_in_words_what_it_shows_in_colour(name):
     element = explorer_page.widget(DATA[name])
     assert element.count("<table") == 5 and element.count("<caption") == 5
-    assert element.count(", wrong</span>") == element.count('class="wrong"')
-    assert element.count(" sure, right") == element.count('class="right"')
+    assert element.count("sure, wrong</span>") == element.count('class="wrong"')
+    assert element.count("sure, right</span>") == element.count('class="right"')

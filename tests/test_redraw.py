@@ -7,7 +7,7 @@ import nbformat
 import pandas as pd
 import pytest
 from conftest import edit_json, page, synthetic_data
-from synthetic import FLAT, LATE, tables
+from synthetic import LATE, tables
 
 from statedepth import notebook, publish, redraw
 from statedepth import tables as table_files
@@ -19,7 +19,8 @@ from statedepth.render import Figure
 def book_of(*cells):
     """A notebook of code cells, each a source and its tags."""
     return nbformat.v4.new_notebook(
-        cells=[nbformat.v4.new_code_cell(source, metadata={"tags": list(tags)}) for source, *tags in cells]
+        metadata={"language_info": {"name": "python"}, "kernelspec": {"name": "python3", "display_name": "Python 3"}},
+        cells=[nbformat.v4.new_code_cell(source, metadata={"tags": list(tags)}) for source, *tags in cells],
     )
 
 
@@ -175,12 +176,20 @@ def test_a_figure_of_several_parts_gives_its_rows_with_the_part_they_belong_to()
     assert dict(zip(rows["panel"], rows["y"], strict=True)) == {"part 1": 2, "part 2": 4}
 
 
-def test_synthetic_flips_are_told_apart_in_the_findings():
-    """The sentence in front of a caption is computed from what is drawn."""
+def test_a_finding_is_computed_from_what_is_drawn():
+    """A failed model is counted in the sentence before the caption."""
     from statedepth import figures  # noqa: PLC0415
 
-    late, flat = (
-        figures.chart("flip", "by_position", tables({("parity", "mamba"): kind}, seeds=3, noise=0)).finding
-        for kind in (LATE, FLAT)
-    )
-    assert late != flat
+    made = tables({("parity", "mamba"): LATE}, seeds=3, failed=[("parity", "mamba", 1)])
+    figure = figures.chart("flip", "accuracies", made)
+    assert figure.finding == "2 of 3 models learned their task." and figure.alt_text.startswith(figure.finding)
+    assert f"<strong>{figure.finding}</strong>" in figure._repr_html_()
+
+
+def test_a_finding_in_the_middle_of_a_caption_comes_first():
+    """The sentence is taken out whole; the others stay."""
+    from statedepth import findings  # noqa: PLC0415
+
+    caption = "How to read it. The largest ratio is 2.5, of a. And more."
+    made = findings.stated(Figure(None, "speed.steps", "alt", caption), {})
+    assert (made.finding, made.caption) == ("The largest ratio is 2.5, of a.", "How to read it. And more.")

@@ -33,6 +33,7 @@ SCALES = {
     "analogue": "small language models of our own, an analogue",
     "own checkpoint": "checkpoints of the reader's own",
 }
+EXAMPLES = {"pretrained_bottleneck": {"models": ["mamba-large"], "tasks": ["parity"], "seeds": [0], "scratch_seeds": [], "hard_tasks": [], "width": 3}}  # fmt: skip
 NOT_MEASURED = "not measured yet"
 
 
@@ -108,9 +109,15 @@ class NumRole(SphinxRole):
             return [nodes.strong(text=f"[unknown number {self.text}]")], []
         number = known[name]
         chosen = ", ".join(f"{k}={v}" for k, v in run["parameters"].items())
-        tip = f"{number.label}; {run['profile']} run of {run['date']} on {run['device']}; {chosen}"
+        tip = f"{number.label}; {_which(run)} of {run['date']} on {run['device']}; {chosen}"
         link = addnodes.pending_xref(
-            "", nodes.Text(number.text), refdomain="", reftype="num", reftarget=number.cell, refwarn=True, tip=tip
+            "",
+            nodes.Text(render.minus(number.text)),
+            refdomain="",
+            reftype="num",
+            reftarget=number.cell,
+            refwarn=True,
+            tip=tip,
         )
         link["key"] = self.text
         link["refdoc"] = self.env.docname
@@ -126,6 +133,13 @@ def _link(app: Sphinx, env: Any, node: addnodes.pending_xref, content: nodes.Tex
     link = make_refnode(app.builder, node["refdoc"], place[0], place[1], content, node["tip"])
     link["classes"] += ["statedepth-num", f"num:{node['key']}"]
     return link
+
+
+def _which(run: dict[str, Any]) -> str:
+    """The published run, or a re-run with the small parameters of the quick profile or with others."""
+    return {"paper": "published run", "quick": "re-run at the quick profile"}.get(
+        run["profile"], "re-run with other parameters"
+    )
 
 
 def _up(docname: str) -> str:
@@ -217,9 +231,10 @@ class VerdictDirective(_Block):
                 f"figures beside the published ones and passes no verdict.</p>{again}</div>"
             )
         rows = "".join(
-            f"<li>{_escape(d['label'])}: <strong>{_escape(d['text'])}</strong></li>" for d in verdict["deciding"]
+            f"<li>{_escape(d['label'])}: <strong>{_escape(render.minus(d['text']))}</strong></li>"
+            for d in verdict["deciding"]
         )
-        first, *others = (_escape(reason) for reason in verdict["reasons"])
+        first, *others = (_escape(render.minus(reason)) for reason in verdict["reasons"])
         more = "".join(f"<li>{reason}</li>" for reason in others)
         more = f"<details><summary>What else it says</summary><ul>{more}</ul></details>" if others else ""
         return (
@@ -238,13 +253,18 @@ def _again(of: str, run: dict[str, Any] | None) -> str:
         return ""
     defaults = {name: parameter.default for name, parameter in notebook.declared(of).items()}
     own = {k: v for k, v in run["parameters"].items() if k not in notebook.PLACES and defaults.get(k) != v}
-    same, other = notebook.command(of, own), notebook.command(of, {**own, "seeds": [7]})
+    missing = (
+        "rebuild" in run["parameters"] and run["profile"] == "paper"
+    )  # most of its models have no published checkpoint
+    same = notebook.command(of, own | ({"rebuild": True} if missing else {}))
+    other = notebook.command(of, own | (EXAMPLES.get(of) or {"seeds": [7]}))
+    hours = " (it trains the models that have no published checkpoint, which takes hours)" if missing else ""
     return (
         '<details class="statedepth-again"><summary>Run it yourself</summary>'
-        "<p>This page again, with the parameters it shows:</p>"
+        f"<p>This page again, with the parameters it shows{hours}:</p>"
         f'<div class="highlight"><pre tabindex="0">{_escape(same)}</pre></div>'
-        "<p>Another seed, which trains its models where they have no published checkpoint. The page that it builds has both runs "
-        "side by side:</p>"
+        "<p>With others, as an example. What has no published checkpoint is trained. The page that it builds has both runs side by "
+        "side:</p>"
         f'<div class="highlight"><pre tabindex="0">{_escape(other)}</pre></div>'
         "<p>Any parameter of the cell tagged <em>parameters</em> below can be set in the same way.</p></details>"
     )
@@ -270,15 +290,14 @@ class ClaimsBoard(_Block):
                 found = "<p>Re-run with other parameters or fewer seeds: numbers only, no verdict.</p>"
             else:
                 kind, one = _kind(verdict), exhibit.deciding(claim.notebook, verdict)
-                found = f'<p class="decided">{badge(verdict, SCALES)}</p><p>{_escape(verdict["reasons"][0])}</p>'
+                two = " ".join(_escape(render.minus(reason)) for reason in verdict["reasons"][:2])
+                found = f'<p class="decided">{badge(verdict, SCALES)}</p><p>{two}</p>'
                 if one:
-                    value, _, interval = one["text"].partition(" (")
+                    value, _, interval = render.minus(one["text"]).partition(" (")
                     interval = f"<span> 95% ({_escape(interval)}</span>" if interval else ""
-                    number = (
-                        f'<p class="number"><strong>{_escape(value)}</strong>{interval}<br>{_escape(one["label"])}</p>'
-                    )
+                    number = f'<p class="number"><strong>{_escape(value)}</strong>{interval}<br>{_escape(render.minus(one["label"]))}</p>'
             cards.append(
-                f'<li class="{kind}"><h3>{title}</h3><div class="said"><p><b>v1</b> {_escape(claim.v1)}</p>'
+                f'<li class="{kind}"><h3>{title}</h3><div class="said"><p class="plain">{_escape(claim.plain)}</p><p><b>v1</b> {_escape(claim.v1)}</p>'
                 f'<p><b>v2</b> {_escape(claim.v2)}</p></div><div class="found">{found}{number}</div></li>'
             )
         return f'<ol class="statedepth-board">{"".join(cards)}</ol>'
@@ -299,7 +318,7 @@ class ClaimsCount(_Block):
                 NOT_MEASURED if verdict is None else "re-run" if verdict["profile"] != "paper" else verdict["outcome"]
             )
             link = f"{_up(self.env.docname)}{claim.notebook}.html"
-            title = _escape(claim.title)
+            title = _escape(claim.plain)
             title = f'<a href="{link}">{title}</a>' if claim.notebook in self.env.found_docs else title
             marks.append(f'<li>{title} <span class="statedepth-badge {kind}">{_escape(word)}</span></li>')
         return f'<ol class="statedepth-count" aria-label="the four claims and their verdicts">{"".join(marks)}</ol>'
@@ -317,7 +336,7 @@ class RunBlock(_Block):
         minutes = run["wall_time_s"] / 60
         spent = f"{minutes:.1f} min"
         rows = [
-            ("profile", run["profile"]),
+            ("run", _which(run)),
             ("date", run["date"]),
             ("commit", run["commit"]),
             ("device", run["device"]),
@@ -334,7 +353,7 @@ class RunBlock(_Block):
         rows += [(f"version of {name}", version) for name, version in run["versions"].items()]
         body = "".join(f"<dt>{_escape(k)}</dt><dd>{_escape(v)}</dd>" for k, v in rows)
         body += f"<dt>tables</dt><dd>{self._tables(of)}</dd>"
-        title = f"The run behind this page: {run['profile']} run of {run['date']} on {run['device']}"
+        title = f"The run behind this page: {_which(run)} of {run['date']} on {run['device']}"
         return f'<details class="statedepth-run"><summary>{_escape(title)}</summary><dl>{body}</dl></details>'
 
     def _tables(self, of: str) -> str:
@@ -364,7 +383,12 @@ class Predictions(_Block):
             for came in table["came true"]:
                 counts[came] += 1
             parts.append(render.Rows(table, f"Claim {claim.number}: {claim.title}")._repr_html_())
-        said = ", ".join(f"{count} {'came true' if came == 'yes' else 'came true ' + came if came == 'in part' else 'did not' if came == 'no' else 'are undecided'}" for came, count in counts.items() if count)  # fmt: skip
+        words = {"yes": "came true", "in part": "came true in part", "no": "did not come true"}
+        said = ", ".join(
+            f"{count} {words.get(came) or ('is undecided' if count == 1 else 'are undecided')}"
+            for came, count in counts.items()
+            if count
+        )
         return f"<p>Of {sum(counts.values())} predictions {said}.</p>" + "".join(parts)
 
 
@@ -507,6 +531,10 @@ def _page(
             '<div role="list" class="citation-list">', '<div class="citation-list">'
         )  # it holds no list items
         # A table that scrolls on a phone must scroll by keyboard too.
+        text = html.unescape(re.sub(r"<[^>]+>|\s+", " ", "".join(re.findall(r"<p>(.*?)</p>", body, re.S)[:1])))
+        if text.strip() and 'name="description"' not in context.get("metatags", ""):
+            about = _escape(re.sub(r"\s+", " ", text).strip()[:180])
+            context["metatags"] = context.get("metatags", "") + f'\n<meta name="description" content="{about}">'
         context["body"] = re.sub(
             r'<table (border="0" )?class="dataframe', r'<table tabindex="0" class="dataframe', body
         )

@@ -56,6 +56,7 @@ from statedepth.verdicts import (
     Verdict,
     mean_text,
     task_name,
+    with_n,
 )
 
 PUBLISHED = ("pythia-160m", "pythia-410m", "mamba-130m-hf")  # the paper's own, by the name of their folder
@@ -320,10 +321,12 @@ def _deciding(tables: Tables, family: dict[str, str]) -> list[dict[str, str]]:
     for row in records(pretrained_only(bottlenecks(tables))):
         if family[row["architecture"]] == "gpt_neox" and row["task"] == DYCK:
             where = place_name(row["first"], row["last"])
-            label = f"points lost when one direction is out at {where}, {name_of(row['architecture'])} on Dyck"
-            found.append({"label": label, "text": _points(_interval(row, "points"))})
+            label = (
+                f"points of accuracy lost when one direction is out at {where}, {name_of(row['architecture'])} on Dyck"
+            )
+            found.append({"label": label, "text": with_n(_points(_interval(row, "points")), int(row["n"]))})
             label = f"points more than where the probe reads best, {name_of(row['architecture'])} on Dyck"
-            found.append({"label": label, "text": _points(_interval(row, "over", "over_"))})
+            found.append({"label": label, "text": with_n(_points(_interval(row, "over", "over_")), int(row["n"]))})
     for table, column, what, text in (
         (last_sites(tables), "read", "readability of the last site", mean_text),
         (most_costly(tables), "points", "points lost at most when one direction is out before the last site", _points),
@@ -332,7 +335,7 @@ def _deciding(tables: Tables, family: dict[str, str]) -> list[dict[str, str]]:
         for row in records(pretrained_only(table)):
             if family[row["architecture"]] != "gpt_neox" and row["task"] in TASKS:
                 label = f"{what}, {name_of(row['architecture'])} on {task_name(row['task'])}"
-                found.append({"label": label, "text": text(_interval(row, column))})
+                found.append({"label": label, "text": with_n(text(_interval(row, column)), int(row["n"]))})
     return found
 
 

@@ -110,7 +110,9 @@ def damage(tables: Tables) -> Figure:
         )
         text = base.mark_text(fontSize=10).encode(
             text="text:N",
-            color=alt.condition("datum.row != 'probe reads' && datum.mean > 38", alt.value("white"), alt.value("#111")),
+            color=alt.condition(
+                "datum.row == 'probe reads' ? datum.mean > 60 : datum.mean > 38", alt.value("white"), alt.value("#111")
+            ),
         )
         n_sites = int(here["site"].max())
         panels.append(
@@ -206,17 +208,15 @@ def pretraining(tables: Tables) -> Figure:
     scale = alt.Scale(domain=list(colours), range=list(colours.values()))
     dashes = alt.Scale(domain=list(colours), range=[[4, 3] if "small" in name else [1, 0] for name in colours])
     top = float(bases["unigram"].max())
-    line = (
-        alt.Chart(curves)
-        .mark_line(strokeWidth=2, point=HOVER)
-        .encode(
-            x=alt.X("step:Q", title="steps of pretraining"),
-            y=alt.Y("held_out:Q", title="held-out loss, nats", scale=alt.Scale(domain=[0, top * 1.08])),
-            color=alt.Color("name:N", scale=scale, legend=alt.Legend(title=None, orient="top", columns=2)),
-            strokeDash=alt.StrokeDash("name:N", scale=dashes, legend=None),
-            tooltip=["name:N", "step:Q", alt.Tooltip("loss:Q", format=".2f"), alt.Tooltip("held_out:Q", format=".2f")],
-        )
+    base = alt.Chart(curves).encode(
+        x=alt.X("step:Q", title="steps of pretraining"),
+        y=alt.Y("held_out:Q", title="held-out loss, nats", scale=alt.Scale(domain=[0, top * 1.08])),
     )
+    tooltip = ["name:N", "step:Q", alt.Tooltip("loss:Q", format=".2f"), alt.Tooltip("held_out:Q", format=".2f")]
+    line = base.mark_line(strokeWidth=2).encode(
+        color=alt.Color("name:N", scale=scale, legend=alt.Legend(title=None, orient="top", columns=2)),
+        strokeDash=alt.StrokeDash("name:N", scale=dashes, legend=None),
+    ) + base.mark_point(**HOVER).encode(tooltip=tooltip)
     floor = pd.DataFrame({"y": [top], "text": ["frequencies of tokens alone"]})
     rule = alt.Chart(floor).mark_rule(color=GREY, strokeDash=[2, 3]).encode(y="y:Q")
     text = alt.Chart(floor).mark_text(align="left", dx=4, dy=-7, color=GREY, fontSize=11).encode(x=alt.value(0), y="y:Q", text="text:N")  # fmt: skip
@@ -297,13 +297,14 @@ def readability(tables: Tables) -> Figure:
         colour = _colour(tables, architecture)
         base = alt.Chart(here).encode(x=alt.X("site:O", title=None, axis=alt.Axis(labelAngle=0)))
         y = alt.Y("mean:Q", title=None, scale=scale, axis=alt.Axis(values=[0, 0.5, 1]))
-        dash = alt.StrokeDash("kind:N", scale=alt.Scale(domain=list(KINDS), range=list(KINDS.values())), legend=alt.Legend(title=None, orient="top", columns=2, symbolStrokeColor="#555") if not panels else None)  # fmt: skip
+        dash = alt.StrokeDash("kind:N", scale=alt.Scale(domain=list(KINDS), range=list(KINDS.values())), legend=alt.Legend(symbolType="stroke", symbolSize=260, symbolOpacity=1, symbolStrokeWidth=2, title=None, orient="top", columns=2, symbolStrokeColor="#555") if not panels else None)  # fmt: skip
         tooltip = ["kind:N", "site:O", *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("mean", "low", "high")), "n:Q"]
         band = base.transform_filter(alt.datum.kind == "state").mark_area(opacity=0.25, color=colour).encode(y=alt.Y("low:Q", scale=scale), y2="high:Q")  # fmt: skip
         shade = alt.condition(
             "datum.kind == 'state' || datum.kind == 'state, from scratch'", alt.value(colour), alt.value(GREY)
         )
-        line = base.mark_line(strokeWidth=2, point=HOVER).encode(y=y, strokeDash=dash, color=shade, detail="kind:N", tooltip=tooltip)
+        line = base.mark_line(strokeWidth=2).encode(y=y, strokeDash=dash, color=shade, detail="kind:N")
+        line += base.mark_point(**HOVER).encode(y=y, tooltip=tooltip)
         panels.append((band + line).properties(width=290, height=95, title=_title(tables, task, architecture)))
     finding = _said_of_readability(lines)
     caption = (
@@ -356,14 +357,17 @@ def places(tables: Tables) -> Figure:
     scale = alt.Scale(domain=[-5, 105], clamp=True)
     for method in dict.fromkeys(found["method"]):
         base = alt.Chart(found[found["method"] == method]).encode(
-            y=alt.Y("panel:N", sort=None, title=None, axis=alt.Axis(labelLimit=185))
+            y=alt.Y("panel:N", sort=None, title=None, axis=alt.Axis(labelLimit=185)),
+            yOffset=alt.YOffset("kind:N", sort=list(PLACES)),  # marks that lie at 0 together stay apart
         )
         x = alt.X("points:Q", title="points lost", scale=scale, axis=alt.Axis(values=[0, 25, COSTS, 75, 100]))
         shape = alt.Shape("kind:N", scale=alt.Scale(domain=list(PLACES), range=list(PLACES.values())), legend=alt.Legend(title=None, orient="top", columns=1) if not panels else None)  # fmt: skip
         rule = alt.Chart(lines).mark_rule(color=GREY, strokeDash=[3, 3]).encode(x="x:Q")
         whisker = base.mark_rule().encode(x=alt.X("low:Q", scale=scale), x2="high:Q", color=alt.Color("colour:N", scale=None))  # fmt: skip
         point = base.mark_point(size=50, opacity=1).encode(x=x, shape=shape, color=alt.Color("colour:N", scale=None), tooltip=["panel:N", "kind:N", "text:N", *(alt.Tooltip(f"{c}:Q", format=".1f") for c in ("points", "low", "high"))])  # fmt: skip
-        panels.append((rule + whisker + point).properties(width=170, height=alt.Step(22), title=method))
+        panels.append(
+            (rule + whisker + point).properties(width=170, height=alt.Step(30, **{"for": "position"}), title=method)
+        )
     where = [f"{r['panel']} {r['text'].replace(', ', ' and ')}" for r in rows if r["kind"] == "middle" and r["method"] == "the probe's direction"]  # fmt: skip
     caption = (
         f"Points lost when one direction is out: at the most costly site or window in the middle, with its 95% t interval over "
@@ -408,7 +412,11 @@ def controls(tables: Tables) -> Figure:
         kinds = alt.Scale(domain=[k for k, _ in CONTROLS.values()], range=[shape for _, shape in CONTROLS.values()])
         x = alt.X("share:Q", title="share of the way down", scale=scale, axis=alt.Axis(format="%", values=[0, 0.5, 1]))
         key = alt.Legend(title=None, orient="top", columns=1, labelLimit=260) if not panels else None
-        base = alt.Chart(found).encode(y=alt.Y("panel:N", sort=None, title=None, axis=alt.Axis(labelLimit=185)), x=x)
+        base = alt.Chart(found).encode(
+            y=alt.Y("panel:N", sort=None, title=None, axis=alt.Axis(labelLimit=185)),
+            yOffset=alt.YOffset("kind:N", sort=[kind for kind, _ in CONTROLS.values()]),
+            x=x,
+        )
         point = base.mark_point(size=50, opacity=1).encode(
             shape=alt.Shape("kind:N", scale=kinds, legend=key),
             color=alt.Color("colour:N", scale=None),
@@ -416,7 +424,7 @@ def controls(tables: Tables) -> Figure:
         )
         name = ROWS[positions, method]
         over.append(f"{more} of {total} by {name}")
-        panels.append(point.properties(width=170, height=alt.Step(22), title=name))
+        panels.append(point.properties(width=170, height=alt.Step(34, **{"for": "position"}), title=name))
     caption = (
         "What an edit costs beside its controls, at the site before the last where it costs most, as a share of the way down to the "
         "most frequent state, means over seeds: the same part taken from another string; the most costly of all draws of a random "
@@ -524,7 +532,7 @@ def read_position(tables: Tables) -> Figure:
         dash = alt.StrokeDash("intervention:N", scale=alt.Scale(domain=list(PUT_IN), range=list(PUT_IN.values())), legend=None)  # fmt: skip
         shade = alt.Color("intervention:N", scale=alt.Scale(domain=list(PUT_IN), range=SHADES), legend=None)
         tooltip = ["intervention:N", "site:O", *(alt.Tooltip(f"{c}:Q", format=".2f") for c in ("mean", "low", "high")), "n:Q"]  # fmt: skip
-        line = base.mark_line(strokeWidth=2, point=HOVER).encode(
+        line = base.mark_line(strokeWidth=2, point=alt.OverlayMarkDef(**HOVER)).encode(
             y=alt.Y("mean:Q", title=None, scale=scale, axis=alt.Axis(values=[0, 0.5, 1])),
             strokeDash=dash,
             color=shade,

@@ -24,6 +24,7 @@ from statedepth.verdicts import (
     Verdict,
     mean_text,
     task_name,
+    with_n,
 )
 
 TASKS = ("parity", "dyck-2-4")  # of the claim
@@ -242,8 +243,8 @@ def verdict(tables: Tables) -> Verdict:
     )
     deciding = [
         {
-            "label": f"task lost when the direction is out, {NAMES[row['architecture']]} on {task_name(row['task'])}, {row['times']:g}x the training length",
-            "text": _percent(Interval(row["fall"], row["low"], row["high"], int(row["n"]))),
+            "label": f"share of the task lost with the direction out at the best-read site (of tied ones the worst), {NAMES[row['architecture']]} on {task_name(row['task'])}, {row['times']:g}x the training length",
+            "text": with_n(_percent(Interval(row["fall"], row["low"], row["high"], int(row["n"]))), int(row["n"])),
         }
         for _, row in judged[judged["task"].isin(TASKS) & judged["times"].isin([1.0, TWICE])].iterrows()
     ]
@@ -279,16 +280,20 @@ def _outcome(judged: pd.DataFrame) -> tuple[str, list[str]]:
             counted.setdefault(f"{len(yes)} of {len(rows)} architectures{named}", []).append(
                 f"{task_name(task)} at {where}"
             )
-    said = "; ".join(f"in {count} on {', on '.join(places)}" for count, places in counted.items())
+    everywhere = f"each of {' and '.join(map(task_name, TASKS))}, at the training length and at twice it"
+    said = "; ".join(
+        f"in {count} on {everywhere if len(places) == 2 * len(TASKS) else ', on '.join(places)}"
+        for count, places in counted.items()
+    )
     reasons.append(f"Ablating the probe's direction destroys the task {said}.")
     outcome = "reproduced" if all(often) and all(can) else "partly" if len(held) else "not reproduced"
     return outcome, reasons
 
 
 def _other_directions(found: pd.DataFrame) -> list[str]:
-    """What v1's test would say of another direction; which one it ablated is not public."""
+    """What v1's test would say of another direction; which one it ablated is not in what we could read."""
     reasons = []
-    for method, name in DIRECTIONS.items():
+    for method, name in reversed(DIRECTIONS.items()):  # the direction between class means first: it decides otherwise
         rows = found[(found["method"] == method) & found["task"].isin(TASKS) & found["holds"].notna()]
         if method == ABLATION[1] or not len(rows):
             continue
@@ -587,6 +592,10 @@ def _of_outcomes(found: Numbers, tables: Tables) -> None:
     label = "necessary cells whose variance-matched control took over a tenth less than the eraser"
     needed = int((table["outcome"] == "necessary").sum())
     found.add("unmatched", int(weak.sum()), f"{int(weak.sum())} of {needed}", label, "causal-outcomes")
+    needed_cells = table[table["outcome"] == "necessary"]
+    median = float((needed_cells["matched_share"] / needed_cells["variance_removed"]).median()) if needed else math.nan
+    label = "variance that the matched control takes, in the median of necessary cells, as a share of the eraser's"
+    found.add("matched.median", median, f"{median:.0%}", label, "causal-outcomes")
     left = table.dropna(subset=["mlp"])
     value = float(_share(left["mlp"], left["majority"]).mean()) if len(left) else None
     label = "readability by an MLP after LEACE at each position, mean over cells"

@@ -121,7 +121,8 @@ def story(tables: Tables) -> Figure:
             base = alt.Chart(here).encode(
                 y=alt.Y("row:N", sort=order, title=None, axis=axis), yOffset=alt.YOffset("name:N", sort=names)
             )
-            x = alt.X("mean:Q", title=title, scale=SHARE, axis=alt.Axis(values=[0, 0.5, 1], format="%"))
+            per_cent = alt.Axis(values=[0, 0.5, 1], labelExpr="round(100 * datum.value)")
+            x = alt.X("mean:Q", title=f"{title}, %", scale=SHARE, axis=per_cent)
             tooltip = [
                 "row:N",
                 "name:N",
@@ -322,7 +323,12 @@ def peaks(tables: Tables) -> Figure:
     found = found.assign(name=found["architecture"].map(NAMES), panel=found["task"].map(task_name))
     found = found[found["n"] > 0]
     found["text"] = [
-        f"{r['name']}: {r['gap']:+.1f}" + (f" ({r['low']:+.1f} to {r['high']:+.1f})" if r["n"] > 1 else "")
+        f"{r['name']}: "
+        + (
+            "tied in every seed"
+            if r["gap"] == r["low"] == r["high"] == 0
+            else f"{r['gap']:+.1f}" + (f" ({r['low']:+.1f} to {r['high']:+.1f})" if r["n"] > 1 else "")
+        )
         for r in found.to_dict("records")
     ]
     marks = {"read": "read best", "hurt": "erasure hurts most"}
@@ -447,9 +453,11 @@ def _of_subspace(table: pd.DataFrame) -> str:
     means = judged.groupby("intervention")["recovery"].mean()
     if not {"subspace", "complement"} <= set(means.index):
         return ""
+    rest = judged[judged["intervention"] == "complement"].groupby(["architecture", "task"])["recovery"].mean()
+    most = rest.idxmax()
     return (
         f"Between the embedding and the last site the erasable part brings back {means['subspace']:.0%} on the mean, the rest "
-        f"{means['complement']:.0%}."
+        f"{means['complement']:.0%}; the rest brings back most in {NAMES[most[0]]} on {task_name(most[1])}, {rest.max():.0%}."
     )
 
 

@@ -56,7 +56,7 @@
             cell.className = right ? "right" : "wrong";
             cell.style.setProperty("--sure", sure.toFixed(2));
             cell.textContent = data.classes[chosen][0];
-            mark.textContent = right ? "" : ", wrong";
+            mark.textContent = ", " + Math.round(100 * sure) + "% sure, " + (right ? "right" : "wrong");
             cell.append(mark);
             cell.title = data.classes[chosen][1] + ", " + Math.round(100 * sure) + "% sure, " + (right ? "right" : "wrong");
             all = all && right;
@@ -78,12 +78,18 @@
         said.textContent = draw().join("; ") + ".";
       });
     });
-    root.addEventListener("mouseover", function (event) {
+    root.querySelector(".reset").addEventListener("click", function () {
+      string = root.dataset.string.split(",").map(Number);
+      said.textContent = draw().join("; ") + ".";
+    });
+    function tell(event) {
       var cell = event.target.closest("td");
       if (!cell || cell.parentNode.className === "truth") return;
       var name = cell.closest("table").caption.firstChild.nextSibling.textContent.trim();
-      said.textContent = name + ", " + cell.parentNode.cells[0].textContent + ", after " + cell.cellIndex + " tokens: " + cell.title + ".";
-    });
+      said.textContent = name + ", " + cell.parentNode.cells[0].textContent + ", after " + cell.cellIndex + ": " + cell.title + ".";
+    }
+    root.addEventListener("mouseover", tell);
+    root.addEventListener("click", tell);
     draw();
   }
 

@@ -67,7 +67,7 @@ def widget(data: dict[str, Any]) -> str:
     inside = json.dumps(plain, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     return (
         f'<div class="statedepth-explorer" id="explorer-{name}" data-string="{",".join(map(str, string))}">'
-        f'<p class="ask">Press a token to change it:</p><ol class="tokens" aria-label="the string">{buttons}</ol>'
+        f'<p class="ask">Press a token to change it: <button type="button" class="reset">back to the first string</button></p><ol class="tokens" aria-label="the string">{buttons}</ol>'
         '<p class="said" role="status" aria-live="polite"></p>'
         f'<div class="grids">{tables}</div><script type="application/json">{inside}</script></div>'
     )
@@ -101,4 +101,4 @@ def _rows(data: dict[str, Any], rows: list[list[tuple[int, float, bool]]]) -> It
 def _cell(data: dict[str, Any], chosen: int, sure: float, right: bool) -> str:
     sign, word = data["classes"][chosen]
     said = f"{word}, {sure:.0%} sure, {'right' if right else 'wrong'}"
-    return f'<td class="{"right" if right else "wrong"}" style="--sure:{sure:.2f}" title="{_escape(said)}">{_escape(sign)}<span>{"" if right else ", wrong"}</span></td>'
+    return f'<td class="{"right" if right else "wrong"}" style="--sure:{sure:.2f}" title="{_escape(said)}">{_escape(sign)}<span>, {sure:.0%} sure, {"right" if right else "wrong"}</span></td>'

@@ -51,6 +51,9 @@ def readability_map(tables: Tables) -> Figure:
     panels = []
     for panel in panel_names(cells):
         base = alt.Chart(cells[cells["panel"] == panel]).encode(x=x, y=alt.Y("row:N", sort=order, title=None))
+        nothing = base.transform_filter("!isValid(datum.mean)").mark_rect(
+            color="#e6e6e6", stroke="white", strokeWidth=2
+        )
         fill = base.mark_rect(stroke="white", strokeWidth=2).encode(
             color=alt.Color(
                 "mean:Q",
@@ -71,7 +74,7 @@ def readability_map(tables: Tables) -> Figure:
             text="text:N", color=alt.condition(dark, alt.value("white"), alt.value("#111"))
         )
         panels.append(
-            (fill + label).properties(
+            (nothing + fill + label).properties(
                 title=panel, width=300, height=25 * cells[cells["panel"] == panel]["row"].nunique()
             )
         )
@@ -135,9 +138,9 @@ def profile_lines(tables: Tables) -> Figure:
     ]
     chart = (
         alt.layer(*layers, data=lines)
-        .properties(width=94, height=132)
+        .properties(width=94, height=140)
         .facet(
-            row=alt.Row("panel:N", sort=panel_names(pooled), title=None),
+            row=alt.Row("panel:N", sort=panel_names(pooled), title=None, header=alt.Header(labelFontSize=11)),
             column=alt.Column("name:N", sort=ARCHITECTURES, title=None),
             spacing={"row": 12, "column": 8},
         )

@@ -267,8 +267,8 @@ def verdict(tables: Tables) -> Verdict:
     small = rows[rows["difference"] < SMALL]
     for _, row in small.iterrows():
         size = interval_text(row)
-        reasons.append(
-            f"In {NAMES[row['architecture']]} the difference counts by the criterion but is small, {size} blocks."
+        reasons.insert(
+            1, f"In {NAMES[row['architecture']]} the difference counts by the criterion but is small, {size} blocks."
         )
     if len(small):
         large = [a for a in groups if a not in set(small["architecture"])]
@@ -412,7 +412,9 @@ def _outcome(tested: list[str], groups: list[str], conv: bool | None, conv_measu
         "partly": "speaks neither for nor against",
         "not reproduced": "agrees with",
     }
-    reasons.append(f"This {stands[outcome]} v2, which withdrew the grouping after three designs that are not public.")
+    reasons.append(
+        f"This {stands[outcome]} v2, which withdrew the grouping after three designs that we could not read."
+    )
     return outcome, reasons
 
 

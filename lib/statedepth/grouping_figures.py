@@ -196,6 +196,9 @@ def readability_by_task(tables: Tables) -> Figure:
         base = alt.Chart(cells[cells["name"] == name]).encode(
             x=alt.X("site:O", title=None, axis=alt.Axis(labelAngle=0)), y=alt.Y("row:N", sort=order, title=None)
         )
+        nothing = base.transform_filter("!isValid(datum.mean)").mark_rect(
+            color="#e6e6e6", stroke="white", strokeWidth=2
+        )
         fill = base.mark_rect(stroke="white", strokeWidth=2).encode(
             color=alt.Color(
                 "mean:Q",
@@ -207,7 +210,7 @@ def readability_by_task(tables: Tables) -> Figure:
         dark = alt.condition("datum.n > 0 && datum.mean < 0.55", alt.value("white"), alt.value("#111"))
         text = base.mark_text(fontSize=12).encode(text="text:N", color=dark)
         title = alt.TitleParams(name, color=COLOURS[name])
-        panels.append((fill + text).properties(width=225, height=alt.Step(22), title=title))
+        panels.append((nothing + fill + text).properties(width=225, height=alt.Step(22), title=title))
     caption = (
         "Readability in per cent at sites 0 (embedding) to L, mean over the seeds that learned the task. Hatched: no seed "
         "did, with the best accuracy that one reached."

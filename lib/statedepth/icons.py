@@ -19,11 +19,11 @@ def style_sheet(site: Path) -> str:
     for name in sorted(names):
         found = re.search(rf'[,{{]"?{re.escape(name)}"?:\[(\d+),(\d+),\[[^\]]*\],"[^"]*","([^"]+)"\]', script)
         if found:
-            width, height, path = found.groups()
-            svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"><path d="{path}"/></svg>'
+            width, height, shape = found.groups()
+            svg = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}"><path d="{shape}"/></svg>'
             rules.append(f'.fa-{name}::before {{ --icon: url("data:image/svg+xml,{quote(svg)}"); }}')
-    shape = "content: ''; display: inline-block; width: 1em; height: 1em; vertical-align: -0.125em; background: currentColor; mask: var(--icon) center / contain no-repeat;"
-    return f":is(.fas, .fa-solid)::before {{ {shape} }}\n" + "\n".join(rules) + "\n"
+    block = "content: ''; display: inline-block; width: 1em; height: 1em; vertical-align: -0.125em; background: currentColor; mask: var(--icon) center / contain no-repeat;"
+    return f":is(.fas, .fa-solid)::before {{ {block} }}\n" + "\n".join(rules) + "\n"
 
 
 def slim(site: Path) -> None:

@@ -13,7 +13,7 @@ from statedepth.verdicts import NAMES, Tables, target_of, task_name
 READ, ABOVE, NEEDED, V1 = MEASURES = (
     "what a probe reads",
     "what it reads beyond an untrained network",
-    "task lost when the state is erased",
+    "task lost when what linear probes read is erased",
     "task lost when v1's direction is out",
 )
 TASKS = ("parity", "dyck-2-4", "S3")
@@ -121,8 +121,9 @@ def hero(runs: dict[str, Tables]) -> Figure:
     said = "; ".join(f"{name} at site {site}" for name, site in half.items()) or "none"
     caption = (
         f"The first site at which a linear probe gets at least half of the way from always guessing the most frequent state to "
-        f"always being right, on {names[0]}: {said}. Choose another task or measure; hover or tap a cell for the mean over "
-        "seeds, its 95% interval and how many seeds."
+        f"always being right, on {names[0]}: {said}. Choose another task or measure; point at a cell for the mean over seeds, its "
+        "95% interval and how many seeds. Parity and Dyck are claim 1's and 3's models, S₃ claim 2's, which were trained on shorter "
+        "strings; over 100, an edited model does worse than the most frequent answer."
     )
     return Figure(themed(chart), "overview.hero", f"Heat map, architecture by site. {caption}", caption)
 

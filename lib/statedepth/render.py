@@ -134,6 +134,11 @@ def render(figure: Figure, below: str = "", suffix: str = "") -> str:
     )
 
 
+def minus(text: str) -> str:
+    """With a minus sign, rather than a hyphen, before a number."""
+    return re.sub(r"(?<![\w.)\]-])-(?=\.?\d)", "−", text)
+
+
 LONG = 15  # rows of a table that a reader opens rather than scrolls past
 
 
@@ -148,6 +153,7 @@ class Rows:
 
     def _repr_html_(self) -> str:
         body = self.table.to_html(index=False, border=0, classes="statedepth-rows", escape=True, na_rep="")
+        body = minus(body.replace("<th>", '<th scope="col">'))
         caption = html.escape(self.caption)
         if len(self.table) <= LONG:
             return body.replace("<thead>", f"<caption>{caption}</caption><thead>", 1)

@@ -13,7 +13,8 @@ COLOURS = {"Transformer": "#0072B2", "Mamba": "#D55E00", "Mamba-2": "#E69F00", "
 ARCHITECTURES = list(COLOURS)
 GREY = "#767676"
 FONT = "system-ui, -apple-system, 'Segoe UI', Roboto, sans-serif"
-HOVER = alt.OverlayMarkDef(opacity=0, size=120, filled=True)  # points of a line that nobody sees and that answer the pointer
+# Points of a line that nobody sees and that answer the pointer.
+HOVER: dict[str, Any] = {"opacity": 0, "size": 120, "filled": True}
 READABILITY = "readability A′"
 
 
