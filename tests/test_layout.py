@@ -66,6 +66,7 @@ ORDER = [
         "explorer_page",
         "notebook",
         "redraw",
+        "pages",
         "publish",
         "verify",
         "book",

@@ -24,7 +24,7 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 from sphinx.util.math import get_node_equation_number
 from sphinx.util.nodes import make_refnode
 
-from statedepth import claims, drawn, exhibit, explorer_page, figures, icons, listing, notebook, redraw, render, tables
+from statedepth import claims, drawn, exhibit, explorer_page, figures, icons, listing, notebook, pages, render, tables
 from statedepth.exhibit import badge
 
 LOG = logging.getLogger(__name__)
@@ -428,29 +428,26 @@ def _draw_anew(app: Sphinx, docname: str, source: list[str]) -> None:
         source[0] += (notebook.ROOT / "CHANGELOG.md").read_text().partition("\n")[2]
     if docname not in claims.CLAIMS or not source[0].lstrip().startswith("{") or not (folder / "run.json").exists():
         return
-    site, up = _site(app), _up(docname)
     book = nbformat.reads(source[0], as_version=4)
-    values = dict(redraw.shown(book, redraw.reopen(folder)))
-    others = _published(app, docname, book) if _run(_folder(app), docname)["profile"] != "paper" else {}  # type: ignore[index]
-    for index, value in values.items():
-        ours = exhibit.shown(value, site, up)
-        theirs = exhibit.shown(others.get(index), site, up, "-published")
-        both = exhibit.pair(ours, theirs) if ours and theirs else ours
-        book.cells[index].outputs = [redraw.output(value, both)]
+    published = _beside(app, docname)
+    try:
+        made = pages.outputs(book, folder, published, _site(app), _up(docname))
+    except (ValueError, KeyError) as error:
+        if published is None:
+            raise
+        LOG.info(
+            "the published run of %s is not shown beside this one: %s", docname, error
+        )  # it may be of another form
+        made = pages.outputs(book, folder, None, _site(app), _up(docname))
+    for index, output in made.items():
+        book.cells[index].outputs = [output]
     source[0] = nbformat.writes(book)
 
 
-def _published(app: Sphinx, docname: str, book: nbformat.NotebookNode) -> dict[int, Any]:
-    """What the same cells show of the published run, but for those that compare the two; nothing where it cannot be read."""
-    folder = notebook.ROOT / "book" / "data" / docname
-    if not (folder / "run.json").exists():
-        return {}
-    try:
-        values = dict(redraw.shown(book, redraw.reopen(folder)))
-    except (ValueError, KeyError) as error:
-        LOG.info("the published run of %s is not shown beside this one: %s", docname, error)
-        return {}
-    return {i: v for i, v in values.items() if "rerun" not in book.cells[i].metadata.get("tags", [])}
+def _beside(app: Sphinx, docname: str) -> Path | None:
+    """The published run, where the page is of another."""
+    run, folder = _run(_folder(app), docname), notebook.ROOT / "book" / "data" / docname
+    return folder if run and run["profile"] != "paper" and (folder / "run.json").exists() else None
 
 
 class SourceLinks(SphinxPostTransform):

@@ -229,7 +229,7 @@ def _at_twice(tables: Tables) -> pd.DataFrame:
 
 
 def _reasons(tables: Tables, judged: dict[str, bool | None], family: dict[str, str], holds: dict[str, bool | None]) -> list[str]:  # fmt: skip
-    """In words, what came out: what decides in one sentence, each model, what survival says, v2, and pretraining."""
+    """In words, what came out: what decides, pretraining where it changes nothing, each model, what survival says, v2."""
     reasons: list[str] = []
     one, means, can_lose = bottlenecks(tables), bottlenecks(tables, "mean projection"), _can_lose(tables)
     cost, patched, near = most_costly(tables), patches(tables), patches(tables, 1)
@@ -259,15 +259,22 @@ def _reasons(tables: Tables, judged: dict[str, bool | None], family: dict[str, s
     if len(apart):
         told = apart["told"].value_counts()
         reasons.append(f"v2: the best-read and the most damaged site share none in {int(apart['differ'].astype(bool).sum())} of {len(apart)} pretrained models and tasks; in {told.get('differ', 0)} the damage at the two is told apart seed by seed.")  # fmt: skip
-    return [*_in_a_sentence(judged, family), *reasons, *_of_scratch(tables)]
+    return [*_in_a_sentence(judged, family, means), *_of_scratch(tables), *reasons]
 
 
-def _in_a_sentence(judged: dict[str, bool | None], family: dict[str, str]) -> list[str]:
-    """How many models of each class behave as v1 says of it."""
+def _in_a_sentence(judged: dict[str, bool | None], family: dict[str, str], means: pd.DataFrame) -> list[str]:
+    """How many models of each class behave as v1 says of it; and what another reading of "direction" costs the first class."""
     said = {"gpt_neox": "GPT-NeoX models have a bottleneck in their middle layers", "mamba": "Mamba models fail the other way"}  # fmt: skip
     counts = {kind: [judged[base] for base in judged if family[base] == kind] for kind in said}
     clauses = [f"{sum(v is True for v in values)} of {len(values)} {said[kind]}" for kind, values in counts.items() if values]  # fmt: skip
-    return [f"Of what v1 describes: {'; '.join(clauses)}."] if clauses else []
+    rows = means[(means["task"] == DYCK) & means["architecture"].map(family.get).eq("gpt_neox")]
+    other = " and ".join(f"{points:.0f}" for points in rows["points"].dropna())
+    but = (
+        f" The direction between class means, taken out in its place, costs GPT-NeoX {other} points on Dyck."
+        if other
+        else ""
+    )
+    return [f"Of what v1 describes: {'; '.join(clauses)}.{but}"] if clauses else []
 
 
 def _erased(tables: Tables) -> tuple[int, int, int, int, int]:
