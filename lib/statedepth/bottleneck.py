@@ -267,7 +267,8 @@ def _in_a_sentence(judged: dict[str, bool | None], family: dict[str, str], means
     said = {"gpt_neox": "GPT-NeoX models have a bottleneck in their middle layers", "mamba": "Mamba models fail the other way"}  # fmt: skip
     counts = {kind: [judged[base] for base in judged if family[base] == kind] for kind in said}
     clauses = [f"{sum(v is True for v in values)} of {len(values)} {said[kind]}" for kind, values in counts.items() if values]  # fmt: skip
-    rows = means[(means["task"] == DYCK) & means["architecture"].map(family.get).eq("gpt_neox")]
+    of_class = [base for base in judged if family[base] == "gpt_neox"]
+    rows = means[(means["task"] == DYCK) & means["architecture"].isin(of_class)]
     other = " and ".join(f"{points:.0f}" for points in rows["points"].dropna())
     but = (
         f" The direction between class means, taken out in its place, costs GPT-NeoX {other} points on Dyck."
