@@ -98,7 +98,7 @@ def test_long_tables_wait_behind_a_click():
         render.Rows(pd.DataFrame({"a": range(n)}), "what")._repr_html_() for n in (render.LONG, render.LONG + 1)
     )
     assert "<details" not in short and "<caption>what" in short
-    assert long.startswith("<details") and "what (16 rows)" in long
+    assert long.startswith("<details") and "what (21 rows)" in long
 
 
 def test_only_icons_that_pages_use_are_kept(tmp_path):

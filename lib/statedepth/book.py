@@ -234,7 +234,8 @@ class VerdictDirective(_Block):
             f"<li>{_escape(d['label'])}: <strong>{_escape(render.minus(d['text']))}</strong></li>"
             for d in verdict["deciding"]
         )
-        first, *others = (_escape(render.minus(reason)) for reason in verdict["reasons"])
+        reasons = [_escape(render.minus(reason)) for reason in verdict["reasons"]]
+        first, others = " ".join(reasons[:2]), reasons[2:]  # what decided, and what qualifies it most
         more = "".join(f"<li>{reason}</li>" for reason in others)
         more = f"<details><summary>What else it says</summary><ul>{more}</ul></details>" if others else ""
         return (

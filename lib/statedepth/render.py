@@ -139,7 +139,7 @@ def minus(text: str) -> str:
     return re.sub(r"(?<![\w.)\]-])-(?=\.?\d)", "−", text)
 
 
-LONG = 15  # rows of a table that a reader opens rather than scrolls past
+LONG = 20  # rows of a table that a reader opens rather than scrolls past
 
 
 class Rows:
@@ -154,6 +154,7 @@ class Rows:
     def _repr_html_(self) -> str:
         body = self.table.to_html(index=False, border=0, classes="statedepth-rows", escape=True, na_rep="")
         body = minus(body.replace("<th>", '<th scope="col">'))
+        body = re.sub(r"\b(\d{4})-(\d\d)-(\d\d)\b", "\\1\u2011\\2\u2011\\3", body)  # a date stays on its line
         caption = html.escape(self.caption)
         if len(self.table) <= LONG:
             return body.replace("<thead>", f"<caption>{caption}</caption><thead>", 1)
