@@ -31,7 +31,7 @@ verify: .venv/.ready ## re-execute at the quick profile; fails where a headline 
 	$(BIN)/python -m statedepth verify $(ARGS)
 
 links: .venv/.ready ## ask every address of the outside that the pages name
-	$(BIN)/jupyter-book build book/ --builder linkcheck
+	$(BIN)/jupyter-book build book/ --builder linkcheck --path-output _build/links
 
 bench: .venv/.ready ## time the training steps of every path (benchmarks/), on a quiet machine
 	$(BIN)/python benchmarks/scan.py $(ARGS)

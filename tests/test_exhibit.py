@@ -1,5 +1,6 @@
 """Examples, the landing page's figure, source pages, icons, and the comparison that runs every week."""
 
+import json
 import re
 
 import numpy as np
@@ -137,3 +138,19 @@ def test_tables_of_the_site_are_those_of_the_book(published_site):
         for path in (ROOT / "book/data" / name).glob("*.csv"):
             assert (published_site / "_static/data" / name / path.name).read_bytes() == path.read_bytes()
     assert table_files.read_folder(published_site / "_static/data/flip").keys() == RUNS["flip"].keys()
+
+
+@pytest.mark.parametrize("name", claims.CLAIMS)
+def test_the_number_that_stands_for_a_claim_is_among_those_that_decided(name):
+    verdict = json.loads((ROOT / "book/data" / name / "verdict.json").read_text())
+    assert exhibit.deciding(name, verdict)["label"] == claims.CLAIMS[name].deciding
+
+
+def test_counts_may_move_by_a_cell_and_shares_by_three_hundredths():
+    def number(text, value, label="a share"):
+        return claims.Number(text, value, label, "cell", True)
+
+    assert verify.tolerance(number("23 of 40", 23)) == pytest.approx(2.3)
+    assert verify.tolerance(number("3 of 40", 3)) == verify.tolerance(number("3", 3)) == 1
+    assert verify.tolerance(number("0.91", 0.91)) == verify.TOLERANCE
+    assert verify.tolerance(number("12", 12, "points lost")) == verify.POINTS

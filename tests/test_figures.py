@@ -71,7 +71,10 @@ def test_the_alt_text_states_the_finding():
 
 def test_the_first_figure_of_claim_2_says_in_words_where_s3_is_nearer_to_parity():
     figure = figures.chart("s3_grouping", "grouping", grouping_tables(GROUPED))
-    assert "The interval is over 0 in Mamba; holds 0, or there is none, in LSTM." in figure.alt_text
+    assert (
+        "Nearer to Parity than to Dyck is S₃ by an interval over 0 in Mamba; undecided, or of one seed, in LSTM."
+        in figure.alt_text
+    )
     alone = figures.chart("s3_grouping", "grouping", grouping_tables({("S3", "mamba"): FLAT}, lost={}))
     assert "does not have all three tasks" in alone.alt_text
     assert "Mamba: +1.19 (+1.14 to +1.23, n = 5), p = 0.008" in vl_convert.vegalite_to_svg(figure.chart.to_dict())

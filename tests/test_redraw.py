@@ -144,6 +144,7 @@ def test_redrawing_a_published_page_measures_nothing_and_changes_nothing_twice(t
     edit_json(tmp_path / "book/data/flip/verdict.json", outcome="reproduced")
     publish.redraw("flip")
     first = (tmp_path / "book/flip.ipynb").read_bytes()
+    assert first == (ROOT / "book/flip.ipynb").read_bytes()  # what is published is what the tables say today
     publish.redraw("flip")
     assert (tmp_path / "book/flip.ipynb").read_bytes() == first
     assert (tmp_path / "book/data/flip/run.json").read_bytes() == run
@@ -195,3 +196,32 @@ def test_a_finding_in_the_middle_of_a_caption_comes_first():
     caption = "How to read it. The largest ratio is 2.5, of a. And more."
     made = findings.stated(Figure(None, "speed.steps", "alt", caption), {})
     assert (made.finding, made.caption) == ("The largest ratio is 2.5, of a.", "How to read it. And more.")
+
+
+@pytest.mark.parametrize("name", ["published", "profiles"])
+def test_of_one_seed_no_finding_speaks_of_an_interval(name):
+    """There is none, whatever is drawn where its ends would be."""
+    from statedepth import figures  # noqa: PLC0415
+
+    made = tables({("parity", "mamba"): LATE, ("parity", "transformer"): LATE}, seeds=1)
+    assert figures.chart("flip", name, made).finding == ""
+
+
+def test_a_drawing_that_was_interrupted_is_made_again_and_the_oldest_go(tmp_path, monkeypatch):
+    """Half a drawing is none; drafts and other builds' folders are left alone."""
+    from statedepth import pages  # noqa: PLC0415
+
+    monkeypatch.setattr(pages, "CACHE", tmp_path)
+    monkeypatch.setattr(pages, "KEPT", 2)
+    (tmp_path / "drawn" / ".draft").mkdir(parents=True)
+    (tmp_path / "drawn" / "abc").mkdir()  # what an interrupted removal leaves
+    data = synthetic_data(tmp_path / "data")
+    for title in "abcd":
+        book = book_of((f'figures_of_{title} = 1\n"{title}"', "show"))
+        assert pages.outputs(book, data, None, None, "")[0].data["text/plain"] == repr(title)
+    left = [path for path in (tmp_path / "drawn").iterdir() if path.name != ".draft"]
+    assert len(left) <= 3 and all((path / pages.WHOLE).exists() for path in left)
+    (left[0] / pages.WHOLE).unlink()
+    for title in "abcd":
+        book = book_of((f'figures_of_{title} = 1\n"{title}"', "show"))
+        assert pages.outputs(book, data, None, None, "")[0].data["text/plain"] == repr(title)

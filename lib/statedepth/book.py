@@ -67,7 +67,8 @@ def _digest(app: Sphinx) -> str:
     files += [p for p in static.rglob("*") if p.is_file()] + [
         p for p in Path(__file__).parent.iterdir() if p.suffix in {".py", ".js"}
     ]
-    made = hashlib.sha256(metadata.version("vl-convert-python").encode())
+    files += [notebook.ROOT / "CHANGELOG.md", *notebook.NOTEBOOKS.glob("*.py")]
+    made = hashlib.sha256(str([metadata.version(name) for name in ("vl-convert-python", "altair", "pandas")]).encode())
     for path in sorted(files):
         made.update(f"{path}\0{path.stat().st_size}\0".encode() + path.read_bytes())
     return made.hexdigest()
@@ -430,16 +431,7 @@ def _draw_anew(app: Sphinx, docname: str, source: list[str]) -> None:
     if docname not in claims.CLAIMS or not source[0].lstrip().startswith("{") or not (folder / "run.json").exists():
         return
     book = nbformat.reads(source[0], as_version=4)
-    published = _beside(app, docname)
-    try:
-        made = pages.outputs(book, folder, published, _site(app), _up(docname))
-    except (ValueError, KeyError) as error:
-        if published is None:
-            raise
-        LOG.info(
-            "the published run of %s is not shown beside this one: %s", docname, error
-        )  # it may be of another form
-        made = pages.outputs(book, folder, None, _site(app), _up(docname))
+    made = pages.outputs(book, folder, _beside(app, docname), _site(app), _up(docname))
     for index, output in made.items():
         book.cells[index].outputs = [output]
     source[0] = nbformat.writes(book)
@@ -549,15 +541,15 @@ def _outdated(app: Sphinx, env: Any, added: set[str], changed: set[str], removed
 
 def _built(app: Sphinx) -> str:
     """The digest of the last build that came to its end; Sphinx saves its own records before it writes a page."""
-    stamp = Path(app.doctreedir) / "statedepth.digest"
+    stamp = Path(app.outdir) / ".statedepth.digest"  # with the pages: where they were removed, all are made again
     return stamp.read_text() if stamp.exists() else ""
 
 
 def _finished(app: Sphinx, exception: Exception | None) -> None:
-    if exception is None:
+    if exception is None and not app._warncount:  # a build with warnings must not pass for a good one the next time
         if app.builder.format == "html":
             icons.slim(Path(app.outdir))
-        (Path(app.doctreedir) / "statedepth.digest").write_text(app.config.statedepth_digest)
+        (Path(app.outdir) / ".statedepth.digest").write_text(app.config.statedepth_digest)
 
 
 def _mathml(node: nodes.Element, display: str) -> str:

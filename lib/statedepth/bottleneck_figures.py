@@ -428,8 +428,8 @@ def controls(tables: Tables) -> Figure:
     caption = (
         "What an edit costs beside its controls, at the site before the last where it costs most, as a share of the way down to the "
         "most frequent state, means over seeds: the same part taken from another string; the most costly of all draws of a random "
-        "subspace of the same rank and of one of the same variance; LEACE of a token of the past. In single models the edit costs more "
-        f"than these last three, be it by ever so little, in {'; '.join(over)}."
+        "subspace of the same rank and of one of the same variance; LEACE of a token of the past. The edit costs more than the "
+        f"random subspaces and the token of the past, be it by ever so little, in single models: {'; '.join(over)}."
     )
     return Figure(_stacked(panels, 1), "pretrained_bottleneck.controls", caption, caption)
 
@@ -462,7 +462,7 @@ def peaks(tables: Tables) -> Figure:
     apart, told = int(known["differ"].astype(bool).sum()), known["told"].value_counts()
     caption = (
         "Sites before the last at which a pooled probe reads the state best, and those at which LEACE at each position costs the task "
-        "most: all that cannot be told from the best by one standard error over seeds. They share none in "
+        "most: all that cannot be told from the best by one standard error over seeds. The best-read and the most damaged sites share none in "
         f"{apart} of {len(known)} pretrained models and tasks. Where sites that read within 0.2 points "
         f"of the best count as best read too, the most damaged site is among them in {told.get('same', 0)}; else damage is told apart seed by "
         f"seed in {told.get('differ', 0)} and not in {told.get('not told apart', 0)}."
@@ -574,7 +574,7 @@ def flip(tables: Tables) -> Figure:
         )
         panels.append((zero + rule + point).properties(width=190, height=alt.Step(18), title=task_name(task)))
     judged = found[found["index"] == "concentration"]
-    said = [f"{r['size']} on {task_name(r['task'])} {r['difference']:+.2f} (p = {r['p_holm']:.3f}, {'as v1 says' if r['over'] and r['p_holm'] < LEVEL else 'not as v1 says'})" for r in judged.to_dict("records")]  # fmt: skip
+    said = [f"{r['size']} on {task_name(r['task'])} {r['difference']:+.3f} (p = {r['p_holm']:.3f}, {'as v1 says' if r['over'] and r['p_holm'] < LEVEL else 'not as v1 says'})" for r in judged.to_dict("records")]  # fmt: skip
     caption = (
         "The four indices of the profiles, Mamba less GPT-NeoX of the same size, with Welch's 95% interval; p: exact permutation of seeds, one-sided, Holm over the two tasks. v1's flip is about "
         f"concentration: over 0 on Parity, under 0 on Dyck. {'; '.join(said) or 'Not measured here'}."

@@ -183,8 +183,8 @@ def directions(tables: Tables) -> Figure:
     named = "; ".join(f"{ways[method]}: {name}" for method, name in DIRECTIONS.items())
     caption = (
         f"{LOST.capitalize()} when one direction is taken out at the best-readable site, at all positions, with 95% t intervals over seeds. "
-        f"At or over the dashed line, and over every control, it destroys the task: of {len(table) // max(1, len(DIRECTIONS))} "
-        f"architectures and tasks, {counted}. Rows are {named}."
+        f"Taking a direction out destroys the task (at or over the dashed line, and over every control), of {len(table) // max(1, len(DIRECTIONS))} "
+        f"architectures and tasks, in {counted}. Rows are {named}."
     )
     return Figure(_stacked(panels), "causal_necessity.directions", caption, caption)
 
@@ -367,7 +367,7 @@ def peaks(tables: Tables) -> Figure:
     caption = (
         "Where a probe at each position reads the state best (circle) and where LEACE at each position costs most (square), among the sites "
         "before the last. In words: how much deeper the second is, with its 95% t interval over seeds; sites within a standard "
-        f"error count as the same. The interval excludes 0 in: {named}."
+        f"error count as the same. The two sites differ, by an interval that excludes 0, in: {named}."
     )
     return Figure(_stacked(panels), "causal_necessity.peaks", caption, caption)
 

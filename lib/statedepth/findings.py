@@ -16,10 +16,15 @@ def _of(count: int, total: int, what: str = "architectures") -> str:
     return f"{count} of {total} {what}"
 
 
+def _tested(rows: pd.DataFrame) -> pd.DataFrame:
+    """Rows of several seeds: of one there is no interval, and its ends are drawn where the value is."""
+    return rows[rows["n"] > 1]
+
+
 def _profiles(drawn: pd.DataFrame, _: Tables) -> str:
     """Where the interval of what is read at the last site is over what the last tokens tell."""
     last = drawn[drawn["site"] == drawn["site"].max()]
-    state = last[last["kind"] == "state"].dropna(subset=["mean"]).set_index(["panel", "name"])["low"]
+    state = _tested(last[last["kind"] == "state"].dropna(subset=["mean"])).set_index(["panel", "name"])["low"]
     floor = (
         last[last["kind"].str.startswith("last")]
         .drop_duplicates(["panel", "name"])
@@ -61,7 +66,7 @@ def _indices(drawn: pd.DataFrame, _: Tables) -> str:
 
 def _published(drawn: pd.DataFrame, _: Tables) -> str:
     """Where ours is farthest from the published number."""
-    rows = drawn.dropna(subset=["published", "mean"]).drop_duplicates(["architecture", "task", "site"])
+    rows = _tested(drawn.dropna(subset=["published", "mean"]).drop_duplicates(["architecture", "task", "site"]))
     if not len(rows):
         return ""
     far = rows.iloc[int((rows["mean"] - rows["published"]).abs().to_numpy().argmax())]
@@ -80,25 +85,29 @@ def _accuracies(_: pd.DataFrame, tables: Tables) -> str:
 
 
 def _distances(drawn: pd.DataFrame, _: Tables) -> str:
-    pairs = drawn[drawn["a"] < drawn["b"]].dropna(subset=["distance"])
+    pairs = _tested(drawn[drawn["a"] < drawn["b"]].dropna(subset=["distance"]))
     told = pairs.groupby("name", sort=False)["sure"].agg(["sum", "size"])
     said = ", ".join(f"{name} {row['sum']:.0f} of {row['size']:.0f}" for name, row in told.iterrows())
     return f"Pairs of tasks that lie farther apart than seeds of one task do: {said}." if said else ""
 
 
 def _subject(drawn: pd.DataFrame) -> pd.DataFrame:
-    rows = drawn.dropna(subset=["difference"])
+    rows = _tested(drawn.dropna(subset=["difference"]))
     return rows[rows["subject"] == "S3"]
 
 
 def _subjects(drawn: pd.DataFrame, _: Tables) -> str:
     """Which other tasks lie on Parity's side in every architecture, and which in none."""
-    rows = drawn.dropna(subset=["difference", "low"])
+    rows = _tested(drawn.dropna(subset=["difference", "low"]))
     sides = rows.assign(side=(rows["low"] > 0).astype(int) - (rows["high"] < 0).astype(int)).groupby(
         "subject", sort=False
     )["side"]
     said = [f"{task_name(str(task))} in {(side > 0).sum()} of {len(side)}" for task, side in sides]
-    return f"On Parity's side, its interval over 0, lies {', '.join(said)} architectures." if said else ""
+    return (
+        f"On Parity's side, its interval over 0, lies {', '.join(said)} architectures with two seeds or more."
+        if said
+        else ""
+    )
 
 
 def _readings(drawn: pd.DataFrame, _: Tables) -> str:
@@ -110,7 +119,9 @@ def _readings(drawn: pd.DataFrame, _: Tables) -> str:
 
 
 def _confounds(drawn: pd.DataFrame, _: Tables) -> str:
-    rows = drawn.dropna(subset=["low"])
+    rows = _tested(drawn.dropna(subset=["low"]))
+    if not len(rows):
+        return ""
     over = rows[rows["low"] > rows["floor"]]
     pairs = [f"{task_name(b)} and {task_name(a)}" for a, b in zip(over["a"], over["b"], strict=True)]
     parts = over.assign(pair=pairs).groupby("pair", sort=False)
@@ -136,6 +147,7 @@ def _beyond(drawn: pd.DataFrame, _: Tables) -> str:
     if not len(mean):
         return ""
     short, long = mean.columns.min(), mean.columns.max()
+    mean = mean.dropna(subset=[short, long])
     said = "; ".join(
         f"{str(panel).replace(' / ', ', ')}: {row[short]:.0%}, {row[long]:.0%}" for panel, row in mean.iterrows()
     )
@@ -175,8 +187,10 @@ def _places(drawn: pd.DataFrame, _: Tables) -> str:
 
 def _scaling(drawn: pd.DataFrame, _: Tables) -> str:
     rows = drawn.drop_duplicates("length").sort_values("length")
-    growth = (rows["seconds"] / rows["seconds"].shift()).max()
-    return f"Twice the length takes at most {growth:.1f} times as long."
+    per = (rows["seconds"] / rows["seconds"].shift()) / (rows["length"] / rows["length"].shift())
+    if not len(per.dropna()):
+        return ""
+    return f"Twice the length takes at most {2 * per.max():.1f} times as long."
 
 
 FINDINGS: dict[str, Callable[[pd.DataFrame, Tables], str]] = {
@@ -201,30 +215,30 @@ FINDINGS: dict[str, Callable[[pd.DataFrame, Tables], str]] = {
 
 # Captions that hold their finding, and the words with which it begins: it goes in front.
 BEGINNINGS = {
-    "s3_grouping.grouping": "The interval is over 0",
+    "s3_grouping.grouping": "Nearer to Parity than to Dyck",
     "s3_grouping.targets": "By the permutation test",
     "s3_grouping.convolution": "Distance of S₃'s row",
     "flip.sensitivity": "By the criterion",
     "causal_necessity.story": "Readability on the mean",
     "causal_necessity.planted": "Every framed cell",
-    "causal_necessity.directions": "At or over the dashed line",
+    "causal_necessity.directions": "Taking a direction out destroys",
     "causal_necessity.outcomes": "The state is:",
     "causal_necessity.controls": "LEACE takes",
-    "causal_necessity.peaks": "The interval excludes 0",
+    "causal_necessity.peaks": "The two sites differ",
     "causal_necessity.interchange": "Between the embedding",
-    "pretrained_bottleneck.controls": "In single models",
+    "pretrained_bottleneck.controls": "The edit costs more",
     "pretrained_bottleneck.patching": "The most outside the frames",
-    "pretrained_bottleneck.peaks": "They share none",
+    "pretrained_bottleneck.peaks": "The best-read and the most damaged",
     "speed.steps": "The largest ratio",
 }
 
 
 def _from_caption(figure: Figure) -> Figure:
     """Its finding taken out of the middle of the caption, from where it begins to the end of that sentence."""
-    begin = figure.caption.find(BEGINNINGS.get(figure.name, "\n"))
+    begin = figure.caption.find(BEGINNINGS[figure.name])
     if begin < 1:
         return figure
-    end = re.search(r"\.(?= [A-Z]|$)", figure.caption[begin:].rstrip())
+    end = re.search(r"\.(?=\s|$)", figure.caption[begin:].rstrip())
     finding = figure.caption[begin : begin + end.end()] if end else figure.caption[begin:].strip()
     rest = figure.caption.replace(finding, "", 1).replace("  ", " ").strip()
     return dataclasses.replace(figure, finding=finding, caption=rest, alt_text=f"{finding} {figure.alt_text}")

@@ -91,8 +91,14 @@ def _grouped(found: pd.DataFrame) -> str:
         ", ".join(found.loc[which, "name"])
         for which in (found["low"] > 0, found["high"] < 0, ~(found["low"] > 0) & ~(found["high"] < 0))
     )
-    said = (("over 0 in", over), ("under 0 in", under), ("holds 0, or there is none, in", neither))
-    return "The interval is " + "; ".join(f"{where} {names}" for where, names in said if names) + "."
+    said = (
+        ("by an interval over 0 in", over),
+        ("the other way round in", under),
+        ("undecided, or of one seed, in", neither),
+    )
+    return (
+        "Nearer to Parity than to Dyck is S₃ " + "; ".join(f"{where} {names}" for where, names in said if names) + "."
+    )
 
 
 def _unlearned(tables: Tables, **shown: Iterable[str]) -> str:

@@ -1,6 +1,7 @@
 """The library's source as pages of the site, so that a definition, a figure and the code behind it are one click apart."""
 
 import ast
+import html
 import re
 from collections.abc import Iterator
 from functools import cache
@@ -71,5 +72,5 @@ def pages() -> Iterator[tuple[str, dict[str, Any], str]]:
         code = code.replace(
             '<div class="highlight', '<div tabindex="0" role="region" aria-label="source" class="highlight', 1
         )
-        body = f"<h1>{title}</h1><p>{about}</p>{code}"
+        body = f"<h1>{title}</h1><p>{html.escape(about)}</p>{code}"
         yield f"code/{path.stem}", {"title": title, "body": body, "parents": []}, "page.html"

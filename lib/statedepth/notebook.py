@@ -5,6 +5,7 @@ import datetime
 import json
 import platform
 import re
+import shlex
 import subprocess
 import time
 import types
@@ -133,7 +134,11 @@ def _quoted(value: Any) -> str:
     """A value as papermill's -p takes it, inside double quotes of a shell."""
     if isinstance(value, list):
         return "'" + json.dumps(value).replace('"', '\\"') + "'"
-    return json.dumps(value) if isinstance(value, bool | int | float) else f"'{value}'"
+    return (
+        json.dumps(value)
+        if isinstance(value, bool | int | float)
+        else re.sub(r'(["$`\\])', r"\\\1", shlex.quote(value))
+    )
 
 
 @dataclass

@@ -32,7 +32,7 @@ def _read(tables: Tables, task: str) -> dict[str, pd.DataFrame]:
 
 
 def _needed(tables: Tables, task: str) -> dict[str, pd.DataFrame]:
-    """Share of the task that is lost, before the last site, by LEACE at each position and by one probe's direction."""
+    """Share of the task that is lost by LEACE at each position and by one probe's direction."""
     table = tables["necessity"]
     table = table[(table["task"] == task) & table["passed"] & (table["length"] == table["trained_length"])].assign(
         value=table["fall"]
@@ -62,6 +62,7 @@ def values(runs: dict[str, Tables]) -> pd.DataFrame:
     ]
     table = pd.concat(rows, ignore_index=True).astype(dict.fromkeys(("mean", "low", "high", "n"), float))
     text = [f"{100 * mean:.0f}" if n > 0 else "–" for mean, n in zip(table["mean"], table["n"], strict=True)]
+    table.loc[~(table["n"] > 1), ["low", "high"]] = float("nan")  # of one seed there is no interval
     return table.assign(n=table["n"].fillna(0), name=table["architecture"].map(NAMES), text=text)
 
 
@@ -123,7 +124,8 @@ def hero(runs: dict[str, Tables]) -> Figure:
         f"The first site at which a linear probe gets at least half of the way from always guessing the most frequent state to "
         f"always being right, on {names[0]}: {said}. Choose another task or measure; point at a cell for the mean over seeds, its "
         "95% interval and how many seeds. Parity and Dyck are claim 1's and 3's models, S₃ claim 2's, which were trained on shorter "
-        "strings; over 100, an edited model does worse than the most frequent answer."
+        "strings; over 100, an edited model does worse than the most frequent answer. What an edit costs at the last site, which the head "
+        "reads, is a bound."
     )
     return Figure(themed(chart), "overview.hero", f"Heat map, architecture by site. {caption}", caption)
 

@@ -1,9 +1,12 @@
 """What a notebook's page shows, drawn from the tables as they are now, and kept until tables, code or notebook change."""
 
+import contextlib
 import hashlib
 import json
+import os
 import shutil
 import tempfile
+import warnings
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -13,7 +16,8 @@ import nbformat
 from statedepth import exhibit, redraw
 from statedepth.grid import CACHE
 
-KEPT = 24  # drawings of a notebook's page; the oldest go first
+KEPT = 40  # drawings of a notebook's page; the oldest go first
+WHOLE = "outputs.json"
 
 
 def outputs(
@@ -25,26 +29,46 @@ def outputs(
     to the site's root.
     """
     place = CACHE / "drawn" / _digest(book, data, published, up)
-    if not place.exists():
+    if (place / WHOLE).exists():
+        os.utime(place)  # the oldest go first, and this one is in use
+    else:
         place.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=place.parent) as folder:
+        with tempfile.TemporaryDirectory(dir=place.parent, prefix=".") as folder:
             draft = Path(folder) / "draft"
             draft.mkdir()
-            made = _drawn(book, data, published, draft, up)
-            (draft / "outputs.json").write_text(json.dumps(made))
-            if not place.exists():  # else another build was faster
+            (draft / WHOLE).write_text(json.dumps(_drawn(book, data, published, draft, up)))
+            _prune(place.parent)
+            with contextlib.suppress(OSError):  # another build was faster, and its drawing is the same
                 draft.rename(place)
-        for old in sorted(place.parent.iterdir(), key=lambda p: p.stat().st_mtime)[:-KEPT]:
-            shutil.rmtree(old, ignore_errors=True)
     if site and (place / "_static").exists():
         shutil.copytree(place / "_static", site / "_static", dirs_exist_ok=True)
-    found = json.loads((place / "outputs.json").read_text())
+    found = json.loads((place / WHOLE).read_text())
     return {int(index): nbformat.from_dict(output) for index, output in found.items()}
+
+
+def _prune(folder: Path) -> None:
+    """Remove the oldest drawings and what is left of an interrupted removal; what vanishes meanwhile is another build's work."""
+    ages = {}
+    for path in folder.glob("[0-9a-f]*"):
+        with contextlib.suppress(OSError):
+            ages[path] = path.stat().st_mtime if (path / WHOLE).exists() else 0.0
+    newest = sorted(ages, key=ages.__getitem__)[-KEPT:]
+    for path in set(ages) - {path for path in newest if ages[path]}:
+        with contextlib.suppress(OSError):
+            (path / WHOLE).unlink(missing_ok=True)  # first, so that a half-removed one is none
+        shutil.rmtree(path, ignore_errors=True)
 
 
 def _drawn(book: nbformat.NotebookNode, data: Path, published: Path | None, folder: Path, up: str) -> dict[int, Any]:
     values = dict(redraw.shown(book, redraw.reopen(data)))
-    others = dict(redraw.shown(book, redraw.reopen(published))) if published else {}
+    others: dict[int, Any] = {}
+    if published:
+        try:
+            others = dict(redraw.shown(book, redraw.reopen(published)))
+        except (
+            Exception
+        ) as error:  # it may be of another form, and whatever a cell raises then must not cost this run its page
+            warnings.warn(f"the published run is not shown beside this one: {error}", stacklevel=2)
     found = {}
     for index, value in values.items():
         ours = exhibit.shown(value, folder, up)
@@ -60,7 +84,11 @@ def _digest(book: nbformat.NotebookNode, data: Path, published: Path | None, up:
         json.dumps([[cell.source, cell.metadata] for cell in book.cells if cell.cell_type == "code"]).encode()
     )
     made.update(f"{up}\0{[metadata.version(name) for name in ('vl-convert-python', 'altair', 'pandas')]}".encode())
-    files = sorted(Path(__file__).parent.glob("*.py")) + sorted(data.iterdir())
-    for path in files + (sorted(published.iterdir()) if published else []):
+    files = sorted(Path(__file__).parent.glob("*.py")) + _records(data)
+    for path in files + (_records(published) if published else []):
         made.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
     return made.hexdigest()[:32]
+
+
+def _records(folder: Path) -> list[Path]:
+    return sorted([*folder.glob("*.csv"), *folder.glob("*.json")])

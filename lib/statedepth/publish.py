@@ -175,6 +175,10 @@ def _picture(name: str) -> None:
     )
 
 
+def _shows(cell: nbformat.NotebookNode) -> bool:
+    return "show" in cell.metadata.get("tags", [])
+
+
 def redraw(name: str) -> None:
     """The published page of a notebook from its source as it is now and the published tables; nothing is measured.
 
@@ -184,9 +188,15 @@ def redraw(name: str) -> None:
     data, page = BOOK / "data" / name, BOOK / f"{name}.ipynb"
     run = notebook.record(data, "run")
     verdict = claims.CRITERIA[name](tables.read_folder(data)).record(run["profile"])
-    kept = {cell.source: cell.outputs for cell in nbformat.read(page, as_version=4).cells if cell.cell_type == "code"}
+    kept = {c.source: c.outputs for c in nbformat.read(page, as_version=4).cells if c.get("outputs") and not _shows(c)}
     book = jupytext.read(notebook.source_of(name))
     book.cells = _without_reruns(book)
+    lost = set(kept) - {cell.source for cell in book.cells}
+    if lost:
+        what = sorted(lost)[0][:60]
+        raise ValueError(
+            f"{name}: {what!r} had an output, changed, and is not drawn from tables: publish the notebook anew"
+        )
     for cell in book.cells:
         if cell.cell_type == "code":
             cell.outputs = kept.get(cell.source, [])

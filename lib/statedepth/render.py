@@ -124,13 +124,13 @@ def render(figure: Figure, below: str = "", suffix: str = "") -> str:
     assert width, "vl-convert always writes a width"
     alt = html.escape(figure.alt_text, quote=True)
     svg = svg.replace("<svg", f'<svg role="img" aria-label="{alt}" style="width:100%;height:auto{family}"', 1)
-    finding = f"<strong>{html.escape(figure.finding)}</strong> " if figure.finding else ""
+    finding = f"<strong>{html.escape(minus(figure.finding))}</strong> " if figure.finding else ""
     data = json.dumps(figure.spec, separators=(",", ":")).replace("<", "\\u003c")  # or text could end the script
     return (
         f'<figure class="statedepth-chart" id="chart-{anchor}" data-chart="{figure.name}" data-alt="{alt}">'
         f'<div class="statedepth-svg" style="--natural:{width[1]}px" tabindex="0">{svg}</div>'  # by keyboard too, where it is wider than the screen
         f'<script type="application/json">{data}</script>'
-        f"<figcaption>{finding}{html.escape(figure.caption)}{below}</figcaption></figure>"
+        f"<figcaption>{finding}{html.escape(minus(figure.caption))}{below}</figcaption></figure>"
     )
 
 
