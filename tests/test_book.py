@@ -23,7 +23,8 @@ def test_numbers_charts_and_verdict_are_on_their_pages_and_link_to_their_cell(sm
     assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
     site = small_book.parent / "out" / "_build" / "html"
     assert re.search(
-        r'href="flip.html#flip-models" title="trained models; paper run of 2026-01-02[^"]*">30</a>', page(site, "index")
+        r'href="flip.html#flip-models" title="trained models; published run of 2026-01-02[^"]*">30</a>',
+        page(site, "index"),
     )
     assert page(site, "index").count('class="statedepth-chart"') == 1
     assert "vega.js" in page(site, "index") and "vega.js" not in page(site, "other")
@@ -59,7 +60,7 @@ def test_a_changed_style_reaches_the_site_on_an_incremental_build(small_book):
     out = small_book.parent / "out"
     assert jupyter_book(small_book, out).returncode == 0
     (small_book / "_static" / "site.css").write_text("/* changed */")
-    (small_book / "_static" / "fonts").mkdir()
+    (small_book / "_static" / "more").mkdir()
     before = page(out / "_build" / "html", "other")
     assert jupyter_book(small_book, out).returncode == 0
     assert page(out / "_build" / "html", "other") != before, "pages must ask for the new version"

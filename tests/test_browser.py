@@ -197,7 +197,7 @@ def test_the_hero_answers_the_choice_of_task_and_measure(browser, published_site
     chart.get_by_label("Dyck-(2,4)").check(force=True)
     view.wait_for_timeout(300)
     assert "On Dyck-(2,4)" in chart.locator("svg").text_content() and before != chart.locator("svg").text_content()
-    chart.get_by_label("Measure").select_option("task lost when what linear probes read is erased")
+    chart.locator("select").select_option("task lost when what linear probes read is erased")
     view.wait_for_timeout(300)
     assert "task lost when what linear probes read is erased" in chart.locator("svg").text_content()
     assert not faults

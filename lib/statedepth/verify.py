@@ -24,9 +24,11 @@ def headlines(name: str, made: claims.Tables) -> pd.DataFrame:
 
 def tolerance(number: claims.Number) -> float:
     """Of a count ("23 of 40", or "23"), of points, or of a number on the scale of 0 to 1."""
+    if "points" in number.label:
+        return POINTS
     if " of " in number.text or (number.text.isdigit() and float(number.value or 0).is_integer()):
         return max(1.0, COUNTS * abs(number.value or 0.0))
-    return POINTS if "points" in number.label else TOLERANCE
+    return TOLERANCE
 
 
 def compare(found: pd.DataFrame, published: pd.DataFrame) -> pd.DataFrame:
