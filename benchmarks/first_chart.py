@@ -1,6 +1,6 @@
 """How long until the first chart of each page can be seen, on a slow line? A browser, a host that compresses, a throttle.
 
-    .venv/bin/python benchmarks/first_chart.py [SITE]   # SITE: _build/html
+.venv/bin/python benchmarks/first_chart.py [SITE]   # SITE: _build/html
 """
 
 import functools
