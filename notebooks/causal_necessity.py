@@ -158,7 +158,7 @@ planted_cells = [
 ]
 measured = session.check_planted(planted_cells)
 found = [table.assign(task=cell.task, kind=cell.kind) for cell, table in zip(planted_cells, measured, strict=True)]
-session.write("planted", pd.concat(found))
+_ = session.write("planted", pd.concat(found))
 
 # %% tags=["hide-input", "show"]
 figures.chart("causal_necessity", "planted", session.tables)
@@ -186,7 +186,7 @@ erased = [
     )
     for cell, table in zip(cells, measured, strict=True)
 ]
-session.write("necessity", pd.concat(erased))
+_ = session.write("necessity", pd.concat(erased))
 
 # %% tags=["hide-input", "show"]
 figures.chart("causal_necessity", "story", session.tables)
@@ -312,7 +312,7 @@ patch_cells = [
     grid.PatchCell(run, run.train.length, session.values["n_pairs"], session.values["n_erase"]) for run in runs
 ]
 patched = session.patch(patch_cells)
-session.write(
+_ = session.write(
     "patching",
     pd.concat(
         [

@@ -155,7 +155,7 @@ session.write(
         ]
     ),
 )
-session.write(
+_ = session.write(
     "indices", profiles.index_table(*(session.tables[name] for name in ("readability", "penalties", "baselines")))
 )
 

@@ -208,7 +208,7 @@ for run in runs:
         }
     )
 models_table = session.write("models", pd.DataFrame(rows))
-session.write("tuned", pd.DataFrame(tuned))
+_ = session.write("tuned", pd.DataFrame(tuned))
 
 # %% tags=["hide-input", "show"]
 figures.chart("pretrained_bottleneck", "accuracies", session.tables)
@@ -283,7 +283,7 @@ for task in dict.fromkeys(run.task for run in runs):
     floors.append(table[table["position"] == 0].assign(task=task, variable=library.target))
 session.write("baselines", pd.concat(floors).round(5))
 indices = profiles.index_table(session.tables["readability"], fixed, session.tables["baselines"])
-session.write("indices", indices[indices["reading"].isin(["pooled", "common start", profiles.UNTRAINED])])
+_ = session.write("indices", indices[indices["reading"].isin(["pooled", "common start", profiles.UNTRAINED])])
 
 # %% tags=["hide-input", "show"]
 figures.chart("pretrained_bottleneck", "readability", session.tables)
@@ -318,7 +318,7 @@ in_rows = [
     table.assign(task=run.task, architecture=architecture[run], seed=run.seed, passed=passed[run])
     for run, table in zip(judged, rowed, strict=True)
 ]
-session.write("windows", pd.concat(in_rows).round(4))
+_ = session.write("windows", pd.concat(in_rows).round(4))
 
 # %% tags=["hide-input", "show"]
 figures.chart("pretrained_bottleneck", "story", session.tables)
@@ -416,7 +416,7 @@ placed = pd.concat(
     table.assign(task=run.task, architecture=architecture[run], seed=run.seed, passed=passed[run])
     for run, table in zip(judged, patched, strict=True)
 )
-session.write("patching", placed[(placed["at"] == "read") | placed["offset"].isin(OFFSETS)].round(3))
+_ = session.write("patching", placed[(placed["at"] == "read") | placed["offset"].isin(OFFSETS)].round(3))
 
 # %% tags=["hide-input", "show"]
 figures.chart("pretrained_bottleneck", "patching", session.tables)

@@ -212,7 +212,7 @@ session.write(
 )
 three = [session.tables[name] for name in ("readability", "penalties", "baselines")]
 session.write("shares", profiles.share_table(*three))
-session.write("indices", profiles.index_table(*three))
+_ = session.write("indices", profiles.index_table(*three))
 
 # %% tags=["hide-input", "show"]
 figures.chart("s3_grouping", "grouping", session.tables)

@@ -99,8 +99,8 @@ def _titles(part: Any, title: str = "") -> Iterator[tuple[str, str]]:
 
 
 def _short(number: str) -> float:
-    """Six digits: what a picture and a tooltip can show."""
-    return float(f"{float(number):.6g}")
+    """Five digits: what a picture and a tooltip can show."""
+    return float(f"{float(number):.5g}")
 
 
 def render(figure: Figure, below: str = "", suffix: str = "") -> str:
@@ -109,7 +109,7 @@ def render(figure: Figure, below: str = "", suffix: str = "") -> str:
     `suffix` tells it from a figure of the same name on the same page.
     """
     anchor = (figure.name + suffix).replace(".", "-")
-    svg = re.sub(r"(\d\.\d{3})\d+", r"\1", figure.svg)
+    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", figure.svg)
     svg = re.sub(r'<path [^>]*\bopacity="0"[^>]*?(?:/>|></path>)', "", svg)  # what only answers the pointer
     svg = re.sub(r' (?:role|aria-roledescription)="[^"]*"', "", svg)  # the whole is one image with one text
     fonts = set(re.findall(r' font-family="([^"]+)"', svg))
