@@ -1,4 +1,4 @@
-"""The claims as one registry: criteria, dated predictions and numbers of each, and the numbers of the speed pages.
+"""The claims and studies as one registry: criteria, dated predictions and numbers of each, and the numbers of the speed pages.
 
 Criteria are written in the module of their claim and committed before the run that they judge.
 """
@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from statedepth import bottleneck, causal, grouping
+from statedepth import bottleneck, causal, grouping, sensitivity
 from statedepth.bottleneck import PREDICTIONS as OF_BOTTLENECK
 from statedepth.causal import PREDICTIONS as OF_CAUSAL
 from statedepth.flip import PREDICTIONS as OF_FLIP
@@ -20,6 +20,7 @@ from statedepth.verdicts import (
     CLAIMS,
     NAMES,
     NOT_RUN,
+    STUDIES,
     THRESHOLD,
     Number,
     Prediction,
@@ -31,18 +32,20 @@ from statedepth.verdicts import (
 )
 
 # What notebooks reach through this module:
-__all__ = ["CLAIMS", "CRITERIA", "NAMES", "NOT_RUN", "NUMBERS", "PREDICTIONS", "PUBLISHED_PROFILES", "SOURCES", "THRESHOLD", "Number", "Tables", "beside_published", "concentration_by_seed", "contrasts", "flip", "grouping", "interval_text", "numbers", "outcomes_by_reading", "outcomes_of_predictions", "task_name"]  # fmt: skip
+__all__ = ["CLAIMS", "CRITERIA", "NAMES", "NOT_RUN", "NUMBERS", "PREDICTIONS", "PUBLISHED_PROFILES", "SOURCES", "STUDIES", "THRESHOLD", "Number", "Tables", "beside_published", "concentration_by_seed", "contrasts", "flip", "grouping", "interval_text", "numbers", "outcomes_by_reading", "outcomes_of_predictions", "sensitivity", "task_name"]  # fmt: skip
 CRITERIA: dict[str, Callable[[Tables], Verdict]] = {
     "flip": flip,
     "s3_grouping": grouping.verdict,
     "causal_necessity": causal.verdict,
     "pretrained_bottleneck": bottleneck.verdict,
+    "flip_sensitivity": sensitivity.verdict,
 }
 PREDICTIONS: dict[str, tuple[Prediction, ...]] = {
     "flip": OF_FLIP,
     "s3_grouping": OF_GROUPING,
     "causal_necessity": OF_CAUSAL,
     "pretrained_bottleneck": OF_BOTTLENECK,
+    "flip_sensitivity": sensitivity.PREDICTIONS,
 }
 COMMITTED = {"flip": "e5a8ee4", "s3_grouping": "7898530", "causal_necessity": "8284d8a", "pretrained_bottleneck": "8b9d2e0"}  # fmt: skip
 
@@ -110,11 +113,18 @@ NUMBERS: dict[str, Callable[[Tables], dict[str, Number]]] = {
     "s3_grouping": grouping.numbers,
     "causal_necessity": causal.numbers,
     "pretrained_bottleneck": bottleneck.numbers,
+    "flip_sensitivity": sensitivity.numbers,
     "speed": numbers_of_speed,
     "seed": numbers_of_seed,
     "necessity": numbers_of_passes,
 }
-SOURCES = (*CLAIMS, "speed", "seed", "necessity")  # all that a page may quote a number of: folders of book/data
+SOURCES = (
+    *CLAIMS,
+    *STUDIES,
+    "speed",
+    "seed",
+    "necessity",
+)  # all that a page may quote a number of: folders of book/data
 
 
 def numbers(notebook: str, tables: Tables) -> dict[str, Number]:

@@ -10,7 +10,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
@@ -19,6 +19,7 @@ from typing import Any
 import joblib
 import pandas as pd
 import torch
+import yaml
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
@@ -29,8 +30,9 @@ from statedepth.files import write_whole
 from statedepth.models import ModelSpec
 from statedepth.pretrained import Tuning
 from statedepth.probes import ProbeSettings
+from statedepth.sensitivity import BASE
 from statedepth.tasks import named
-from statedepth.training import Run, Trained
+from statedepth.training import Run, Trained, TrainSpec
 
 AnyRun = Run | Tuning
 
@@ -139,6 +141,59 @@ def runs_of(values: Mapping[str, Any]) -> list[Run]:
     return runs
 
 
+# Settings that only some architectures have; the others stay as they are where a variant changes one.
+ONLY = {"negative_eigenvalues": ("mamba", "mamba2"), "residual": ("lstm", "gru")}
+
+
+def varied_runs(values: Mapping[str, Any]) -> dict[str, list[Run]]:
+    """The runs of the sensitivity study: those of claim 1 (`sensitivity.BASE`), then those of each variant.
+
+    A variant is one setting of the model or of its training with another value, as "n_layers=8" or "supervision=last".
+    An architecture that has no such setting is in it as it was. Raises ValueError, before anything is computed, as
+    `cross` does, and for a variant that is no setting, changes nothing, or fits none of the architectures.
+    """
+    size = {"d_model": values["d_model"], "n_layers": values["n_layers"]}
+    train = {"length": values["length"], **({"steps": values["steps"]} if values["steps"] else {})}
+    found = {BASE: cross(values["tasks"], values["architectures"], values["seeds"], **size, **train)}
+    for variant in values["variants"]:
+        if variant in found:
+            raise ValueError(
+                f"variants={values['variants']!r}: names {variant!r} more than once; remove the repetition"
+            )
+        runs = [varied(run, variant) for run in found[BASE]]
+        if runs == found[BASE]:
+            raise ValueError(f"variants: {variant!r} changes none of {', '.join(values['architectures'])}")
+        found[variant] = runs
+    return found
+
+
+def varied(run: Run, variant: str) -> Run:
+    """This run with one setting changed, SETTING=VALUE; ValueError for one that is no setting, or a value it cannot have."""
+    name, _, text = variant.partition("=")
+    of_model = {f.name for f in fields(ModelSpec)} - {"family", "seed", "n_positions"}
+    if name not in of_model | {f.name for f in fields(TrainSpec)}:
+        known = ", ".join(f.name for f in (*fields(ModelSpec), *fields(TrainSpec)))
+        raise ValueError(
+            f"variants: {variant!r} must be SETTING=VALUE, with one of {known}, but family, seed, n_positions"
+        )
+    if run.model.family not in ONLY.get(name, (run.model.family,)):
+        return run
+    change = {name: yaml.safe_load(text)}
+    if name in of_model:
+        return replace(run, model=replace(run.model, **change))
+    spec = replace(run.train, **change)
+    positions = max(ModelSpec.n_positions, training.lengths_beyond(spec.length)[-1])
+    return Run(run.task, replace(run.model, n_positions=positions), spec)
+
+
+def moments_of(values: Mapping[str, Any]) -> Callable[[Run], tuple[int, ...]]:
+    """The steps of a run after which the sensitivity study probes it. ValueError for shares that do not rise from 0 to 1."""
+    moments = values["moments"]
+    if not moments or sorted(set(moments)) != moments or not (moments[0] >= 0 and moments[-1] <= 1):
+        raise ValueError(f"moments={moments}: must be shares of training that rise, from 0 to 1")
+    return lambda run: tuple(dict.fromkeys(round(share * run.train.steps) for share in moments))
+
+
 def necessity_runs(values: Mapping[str, Any]) -> list[Run]:
     """The runs that the parameters of claim 3 ask for: those of claim 1, where they are the same. ValueError as `cross`."""
     train = {"length": values["length"], **({"steps": values["steps"]} if values["steps"] else {})}
@@ -233,6 +288,9 @@ def wanted(notebook: str, values: Mapping[str, Any]) -> tuple[list[Any], list[An
         tuned = tuned_runs(values)
         first = [r for r in tuned if r.pretrained and r.seed == 0 and (r.base, r.task) in PUBLISHED_TUNED]
         return tuned, first
+    if notebook == "flip_sensitivity":  # its own models stay in the cache: the repository must stay small
+        found = varied_runs(values)
+        return list(dict.fromkeys(run for part in found.values() for run in part)), []
     if notebook in ("flip", "causal_necessity"):
         runs = runs_of(values) if notebook == "flip" else necessity_runs(values)
         return runs, runs
@@ -312,6 +370,29 @@ def measure(cells: Sequence[Cell], device: str = "cpu", workers: int = 0) -> lis
 
 def _profile(cell: Cell, device: str) -> pd.DataFrame:
     return probes.profile(fetch(cell.run, device), cell.variable, cell.length, cell.probes, cell.labelled_by)
+
+
+@dataclass(frozen=True)
+class TrainingCell:
+    """The profile of one model at moments of its training, which is done anew for it."""
+
+    run: Run
+    variable: str
+    steps: tuple[int, ...]  # optimiser steps after which it is probed
+    probes: ProbeSettings
+
+
+def follow(cells: Sequence[TrainingCell], device: str = "cpu", workers: int = 0) -> list[pd.DataFrame]:
+    """Pooled `probes.profile` of every cell after each of its steps, with the accuracy `reached`; as `measure` does."""
+    return _cached(_through_training, cells, device, workers, "training and probing")
+
+
+def _through_training(cell: TrainingCell, device: str) -> pd.DataFrame:
+    length, parts = cell.run.train.length, []
+    for step, trained in training.snapshots(cell.run, cell.steps, CACHE / "snapshots", device).items():
+        found = probes.profile(trained, cell.variable, length, cell.probes).query("position == 0 and penalty == 0")
+        parts.append(found[["site", "accuracy", "majority"]].assign(step=step, reached=trained.in_distribution()))
+    return pd.concat(parts, ignore_index=True)
 
 
 @dataclass(frozen=True)
@@ -526,8 +607,8 @@ def _measure_one(function: Callable[[Any, str], pd.DataFrame], cell: Any, path: 
 
 
 def _digest(name: str, cell: Any, device: str) -> str:
-    weights = "hand-built"
-    if hasattr(cell, "run"):
+    weights = "hand-built, or trained by the measurement"
+    if hasattr(cell, "run") and not isinstance(cell, TrainingCell):
         weights = json.loads((folder_of(cell.run) / f"{cell.run.key}.json").read_text())["sha256"]
     parts = [
         json.dumps(asdict(cell), sort_keys=True),
@@ -542,6 +623,7 @@ def _digest(name: str, cell: Any, device: str) -> str:
 COMMON = ("tasks", "kernels", "scan", "mixers", "models", "training", "stream")
 CODE = {
     "profile": ("logistic", "probes"),
+    "through_training": ("logistic", "probes"),
     "attribution": ("conv",),
     "necessity": ("logistic", "erasers", "removal", "ablation"),
     "planted": ("logistic", "erasers", "removal", "ablation", "planted"),

@@ -33,6 +33,7 @@ class ModelSpec:
     n_positions: int = 128  # learned positions (transformer), beside rotary; 0 = rotary alone
     seed: int = 0  # of the initial weights and of the training data
     negative_eigenvalues: bool = False  # decays 2 exp(dt A) - 1 in [-1, 1] (mamba, mamba2), Grazzi et al. 2024
+    residual: bool = False  # blocks add to a residual stream (lstm, gru; the others always have one)
 
     def __post_init__(self) -> None:
         if self.family not in FAMILIES:
@@ -50,12 +51,10 @@ class ModelSpec:
             if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
                 raise ValueError(f"{name}={value!r}: must be a whole number from {low} to {high}")
 
-        if not isinstance(self.negative_eigenvalues, bool) or (
-            self.negative_eigenvalues and "mamba" not in self.family
-        ):
-            raise ValueError(
-                f"negative_eigenvalues={self.negative_eigenvalues!r}: must be True or False, and True for mamba or mamba2 only"
-            )
+        for name, families in (("negative_eigenvalues", ("mamba", "mamba2")), ("residual", ("lstm", "gru"))):
+            value = getattr(self, name)
+            if not isinstance(value, bool) or (value and self.family not in families):
+                raise ValueError(f"{name}={value!r}: must be True or False, and True for {' or '.join(families)} only")
 
     @property
     def width(self) -> int:
@@ -69,7 +68,7 @@ class ModelSpec:
         unit = {"transformer": 2 * self.n_heads, "mamba2": self.n_heads // math.gcd(self.n_heads, 2)}.get(
             self.family, 2
         )
-        goal = block_parameters(replace(self, family="mamba"), self.d_model)
+        goal = block_parameters(replace(self, family="mamba", residual=False), self.d_model)
         widths = range(unit, 2 * self.d_model + unit, unit)
         return min(widths, key=lambda width: abs(block_parameters(self, width) - goal))
 
@@ -90,10 +89,13 @@ def block_parameters(spec: ModelSpec, width: int) -> int:
     return gates * (2 * width**2 + 2 * width)
 
 
+Recurrent = type[nn.LSTM] | type[nn.GRU]
+
+
 class RecurrentStack(nn.Module):
     """One-layer LSTM or GRU modules in a row (a multi-layer `nn.LSTM` has nothing to hook); no residual stream."""
 
-    def __init__(self, kind: type[nn.LSTM] | type[nn.GRU], vocab_size: int, width: int, n_layers: int) -> None:
+    def __init__(self, kind: Recurrent, vocab_size: int, width: int, n_layers: int) -> None:
         super().__init__()
         self.embeddings = nn.Embedding(vocab_size, width)
         self.layers = nn.ModuleList([kind(width, width, batch_first=True) for _ in range(n_layers)])
@@ -104,6 +106,36 @@ class RecurrentStack(nn.Module):
         for layer in self.layers:
             h, _ = layer(h)
         return h
+
+
+class ResidualBlock(nn.Module):
+    """One LSTM or GRU layer that reads a normed residual stream and adds to it, as the blocks of a Transformer do."""
+
+    def __init__(self, kind: Recurrent, width: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.layer = kind(width, width, batch_first=True)
+
+    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
+        """(B, T, D) to (B, T, D)."""
+        return hidden_states + self.layer(self.norm(hidden_states))[0]
+
+
+class ResidualStack(nn.Module):
+    """The recurrent layers around a residual stream, with a norm before the head: all but the mixer as in a Transformer."""
+
+    def __init__(self, kind: Recurrent, vocab_size: int, width: int, n_layers: int) -> None:
+        super().__init__()
+        self.embeddings = nn.Embedding(vocab_size, width)
+        self.layers = nn.ModuleList([ResidualBlock(kind, width) for _ in range(n_layers)])
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        """(B, T) int64 tokens to (B, T, D)."""
+        h = self.embeddings(tokens)
+        for layer in self.layers:
+            h = layer(h)
+        return self.norm(h)
 
 
 class Tracker(nn.Module):
@@ -126,7 +158,7 @@ class Tracker(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, T) int64 tokens to (B, T, n_outputs) logits."""
-        if isinstance(self.backbone, RecurrentStack):
+        if isinstance(self.backbone, RecurrentStack | ResidualStack):
             return self.head(self.backbone(tokens))
         embedded = self.backbone.get_input_embeddings()(tokens)
         if self.positions is not None:
@@ -143,10 +175,9 @@ class Tracker(nn.Module):
 
 
 def _backbone(spec: ModelSpec, vocab_size: int) -> nn.Module:
-    if spec.family == "lstm":
-        return RecurrentStack(nn.LSTM, vocab_size, spec.width, spec.n_layers)
-    if spec.family == "gru":
-        return RecurrentStack(nn.GRU, vocab_size, spec.width, spec.n_layers)
+    if spec.family in ("lstm", "gru"):
+        stack = ResidualStack if spec.residual else RecurrentStack
+        return stack(nn.LSTM if spec.family == "lstm" else nn.GRU, vocab_size, spec.width, spec.n_layers)
     common: dict[str, Any] = {
         "vocab_size": vocab_size,
         "hidden_size": spec.width,

@@ -174,6 +174,10 @@ class Session:
         """`grid.measure` on this run's device and workers; the run block says how much was found in the cache."""
         return self._count(grid.measure(cells, self.device, self.values["workers"]))
 
+    def follow(self, cells: Sequence[grid.TrainingCell]) -> list[pd.DataFrame]:
+        """`grid.follow`, likewise."""
+        return self._count(grid.follow(cells, self.device, self.values["workers"]))
+
     def attribute(self, cells: Sequence[grid.ConvCell]) -> list[pd.DataFrame]:
         """`grid.attribute`, likewise."""
         return self._count(grid.attribute(cells, self.device, self.values["workers"]))

@@ -90,6 +90,48 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
         },
         [*WHERE, "site", "network", "labels", "position"],
     ),
+    # the sensitivity study: one row per model of each variant; `reached`: accuracy at the training length, where it is
+    # asked for the state
+    "varied": _schema(
+        {
+            "variant": pa.Column(str),
+            "task": pa.Column(str),
+            "architecture": pa.Column(str),
+            "seed": pa.Column(int),
+            "checkpoint": pa.Column(str),
+            "source": pa.Column(str, pa.Check.isin(["published", "cached", "trained"])),
+            "parameters": pa.Column(int, pa.Check.gt(0)),
+            "blocks": pa.Column(int, pa.Check.gt(0)),
+            "trained_length": pa.Column(int, pa.Check.gt(0)),
+            "reached": pa.Column(float, SHARE),
+            "passed": pa.Column(bool),
+        },
+        ["variant", "task", "architecture", "seed"],
+    ),
+    # their pooled profiles
+    "varied_profiles": _schema(
+        {
+            "variant": pa.Column(str),
+            **WHERE,
+            "passed": pa.Column(bool),
+            "site": pa.Column(int, pa.Check.ge(0)),
+            "accuracy": pa.Column(float, SHARE),
+            "majority": pa.Column(float, SHARE),
+        },
+        ["variant", *WHERE, "site"],
+    ),
+    # pooled profiles through training, at the training length
+    "trajectory": _schema(
+        {
+            **WHERE,
+            "step": pa.Column(int, pa.Check.ge(0)),
+            "reached": pa.Column(float, SHARE),
+            "site": pa.Column(int, pa.Check.ge(0)),
+            "accuracy": pa.Column(float, SHARE),
+            "majority": pa.Column(float, SHARE),
+        },
+        [*WHERE, "step", "site"],
+    ),
     # the share of a profile's rise at each block; not a number where the rise is too small
     "shares": _schema(
         {

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cache
 from pathlib import Path
@@ -26,6 +26,21 @@ STORED = torch.float16  # of the weights in a checkpoint: half the size in the h
 SAVE_EVERY = 200  # steps between two points from which an interrupted run can go on
 
 
+def state_loss(model: nn.Module, tokens: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy over the states at every position, and the (B, T, n_outputs) logits."""
+    out = models.logits(model, tokens)
+    return F.cross_entropy(out.flatten(0, 1), targets.flatten()), out.detach()
+
+
+def last_loss(model: nn.Module, tokens: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Cross-entropy over the states at the last position, and the (B, T, n_outputs) logits."""
+    out = models.logits(model, tokens)
+    return F.cross_entropy(out[:, -1], targets[:, -1]), out.detach()
+
+
+LOSSES = {"every": state_loss, "last": last_loss}
+
+
 @dataclass(frozen=True)
 class TrainSpec:
     """How a model is trained; the same for every task of an architecture (`recipe`).
@@ -37,6 +52,9 @@ class TrainSpec:
     Training stops after `steps`. With `stop_at` it may stop before: once the accuracy at full length on the validation
     split reaches it, looked at every `SAVE_EVERY` steps, the rate begins its fall there and then, which again takes 40%
     of all steps that are done. So every task is trained until it is learned, by one rule, and no longer.
+
+    With `supervision` last, the loss and the growth of the lengths see the last position of each sequence alone. Lengths
+    being mixed, any position from `min_length` on is the last of some.
     """
 
     length: int = 20  # tokens, the longest training length T
@@ -46,6 +64,7 @@ class TrainSpec:
     min_length: int = 4  # tokens at the start of the curriculum
     grow_at: float = 0.95  # accuracy at the last two positions at which the length grows
     stop_at: float = 0.0  # accuracy at full length at which the rate begins to fall; 0 for never before its time
+    supervision: str = "every"  # positions whose state is asked for in training: every, or the last
 
     def __post_init__(self) -> None:
         for name, kind, low, high in (
@@ -62,6 +81,8 @@ class TrainSpec:
                 what = "a whole number" if kind is int else "a number"
                 raise ValueError(f"{name}={value!r}: must be {what} from {low:g} to {high:g}")
             object.__setattr__(self, name, kind(value))  # 1 and 1.0 are one setting, and have one hash
+        if self.supervision not in LOSSES:
+            raise ValueError(f"supervision={self.supervision!r}: must be {' or '.join(LOSSES)}")
         if self.min_length > self.length:
             raise ValueError(f"min_length={self.min_length}: must not exceed length={self.length}")
 
@@ -210,6 +231,11 @@ class Trained:
         """Mean accuracy over all positions at one of the evaluated lengths."""
         return float(np.mean(self.accuracy[length]))
 
+    def in_distribution(self) -> float:
+        """Accuracy at the training length where training asked for the state: over all positions, or at the last."""
+        length = self.run.train.length
+        return self.accuracy_at(length) if self.run.train.supervision == "every" else self.accuracy[length][-1]
+
 
 FALL = 0.4  # of all steps, over which the rate falls to zero
 
@@ -236,27 +262,25 @@ def evaluate(
     return right.double().mean(0).tolist()
 
 
-def state_loss(model: nn.Module, tokens: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cross-entropy over the states at every position, and the (B, T, n_outputs) logits."""
-    out = models.logits(model, tokens)
-    return F.cross_entropy(out.flatten(0, 1), targets.flatten()), out.detach()
-
-
 def fit(
     model: nn.Module,
     run: "TaskRun",
     resume: Path | None = None,
-    loss_of: Callable[[nn.Module, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] = state_loss,
+    loss_of: Callable[[nn.Module, torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None,
     progress: bool = True,
     stop_after: int | None = None,
+    watch: Callable[[int], None] | None = None,
 ) -> list[dict[str, float]]:
     """Train `model`, as it is given, by the recipe of `run`; what is left in the file `resume` is gone on with.
 
-    `loss_of(model, tokens, targets)` gives the loss and the detached (B, T, n_outputs) logits of the states. Returns the
-    history. `stop_after` ends early after so many steps, as a kill would, and raises KeyboardInterrupt. Raises
+    `loss_of(model, tokens, targets)` gives the loss and the detached (B, T, n_outputs) logits of the states; it is that of
+    the recipe's supervision where none is given. `watch` is told how many steps are done after each of them, before they
+    are saved. Returns the history. `stop_after` ends early after so many steps, as a kill would, and raises KeyboardInterrupt. Raises
     FloatingPointError where the loss is no longer finite.
     """
     task, spec = tasks.named(run.task), run.train
+    loss_of = loss_of or LOSSES[spec.supervision]
+    asked = 2 if spec.supervision == "every" else 1  # last positions that the lengths grow by
     device = next(model.parameters()).device
     optimiser = torch.optim.AdamW(model.parameters(), lr=spec.lr, weight_decay=0.01, fused=True)
     generator = torch.Generator().manual_seed(run.seed + 1)
@@ -281,9 +305,11 @@ def fit(
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimiser.step()
         if length == longest and longest < spec.length:
-            right = out[:, -2:].argmax(-1) == targets[:, -2:]
+            right = out[:, -asked:].argmax(-1) == targets[:, -asked:]
             longest += int(right.double().mean() > spec.grow_at)
         bar.update()
+        if watch is not None:
+            watch(step + 1)
         if (step + 1) % SAVE_EVERY == 0 or step + 1 == end:
             if not torch.isfinite(loss):
                 raise FloatingPointError(
@@ -339,6 +365,42 @@ def train(
     return trained
 
 
+def snapshots(run: Run, steps: Sequence[int], folder: Path, device: str = "cpu") -> dict[int, Trained]:
+    """The model of this run as it was after each of `steps` (0: before training), with its accuracy at the training length.
+
+    It is trained anew, as `train` does it, and goes on where an interrupted attempt left off in `folder`; weights are
+    rounded as in a checkpoint. ValueError for a step that training does not reach, and as `read_checked`.
+    """
+    task = tasks.named(run.task)
+    if not steps or min(steps) < 0 or max(steps) > run.train.steps:
+        raise ValueError(f"steps={list(steps)}: must be from 0 to {run.train.steps}")
+
+    def build() -> nn.Module:
+        return models.build(run.model, task.vocab_size, task.n_outputs)
+
+    files = {step: folder / f"{run.key}.step{step}.safetensors" for step in steps}
+    model = build().to(device)
+
+    def keep(step: int) -> None:
+        if step in files:
+            tensors = {k: v.detach().to("cpu", STORED).contiguous() for k, v in model.state_dict().items()}
+            write_checked(files[step], run, tensors, {"step": step})
+
+    if not all(path.exists() for path in files.values()):
+        keep(0)
+        fit(model, run, folder / f"{run.key}.steps.resume.safetensors", progress=False, watch=keep)
+        if lacking := [step for step, path in files.items() if not path.exists()]:
+            raise ValueError(f"steps={list(steps)}: training of {run.key} ended before {lacking}")
+    found = {}
+    for step, path in files.items():
+        kept = build()
+        kept.load_state_dict(read_checked(path, run)[0])
+        kept.eval().to(device)
+        length = run.train.length
+        found[step] = Trained(kept, task, run, [], {length: evaluate(kept, task, length)})
+    return found
+
+
 def lengths_beyond(length: int) -> list[int]:
     """The lengths at which a model trained up to `length` is evaluated."""
     return [round(length * factor) for factor in BEYOND]
@@ -347,6 +409,25 @@ def lengths_beyond(length: int) -> list[int]:
 def digest(tensors: Mapping[str, torch.Tensor]) -> str:
     """SHA-256 of names and contents."""
     return hashlib.sha256(b"".join(n.encode() + t.numpy().tobytes() for n, t in sorted(tensors.items()))).hexdigest()
+
+
+def write_checked(path: Path, run: object, tensors: Mapping[str, torch.Tensor], done: Mapping[str, Any]) -> None:
+    """Tensors with the run that they are of, a record of the caller's that JSON can hold, and a hash of their contents."""
+    meta = {"run": repr(run), "done": json.dumps(done), "sha256": digest(tensors)}
+    write_whole(path, lambda draft: safetensors.torch.save_file(dict(tensors), draft, meta))
+
+
+def read_checked(path: Path, run: object) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """What `write_checked` wrote. ValueError, by name, for a file that is damaged or of another run."""
+    try:
+        with safetensors.safe_open(path, framework="pt") as file:
+            meta = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    except safetensors.SafetensorError as error:
+        raise ValueError(f"{path.name}: cannot be read ({error}); delete it to train from nothing") from error
+    if meta.get("run") != repr(run) or meta.get("sha256") != digest(tensors):
+        raise ValueError(f"{path.name}: damaged, or of another run than {run}; delete it to train from nothing")
+    return tensors, json.loads(meta["done"])
 
 
 def save_progress(
@@ -361,24 +442,14 @@ def save_progress(
     tensors = {f"model.{k}": v.cpu().clone() for k, v in model.state_dict().items()}  # tied ones must not share
     for i, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{i}.{k}": v.cpu() for k, v in state.items()}
-    tensors["generator"] = generator.get_state()
-    meta = {"run": repr(run), "done": json.dumps(done), "sha256": digest(tensors)}
-    write_whole(path, lambda draft: safetensors.torch.save_file(tensors, draft, meta))
+    write_checked(path, run, tensors | {"generator": generator.get_state()}, done)
 
 
 def load_progress(
     path: Path, run: object, model: nn.Module, optimiser: torch.optim.Optimizer, generator: torch.Generator
 ) -> dict[str, Any]:
-    """Put back what `save_progress` wrote, and return its `done`. ValueError, by name, for a file that is damaged or of
-    another run."""
-    try:
-        with safetensors.safe_open(path, framework="pt") as file:
-            meta = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except safetensors.SafetensorError as error:
-        raise ValueError(f"{path.name}: cannot be read ({error}); delete it to train from nothing") from error
-    if meta.get("run") != repr(run) or meta.get("sha256") != digest(tensors):
-        raise ValueError(f"{path.name}: damaged, or of another run than {run}; delete it to train from nothing")
+    """Put back what `save_progress` wrote, and return its `done`. ValueError as `read_checked`."""
+    tensors, done = read_checked(path, run)
     model.load_state_dict({k.removeprefix("model."): v for k, v in tensors.items() if k.startswith("model.")})
     state: dict[int, dict[str, torch.Tensor]] = {}
     for name, value in tensors.items():
@@ -387,7 +458,7 @@ def load_progress(
             state.setdefault(int(i), {})[key] = value
     optimiser.load_state_dict({"state": state, "param_groups": optimiser.state_dict()["param_groups"]})
     generator.set_state(tensors["generator"])
-    return json.loads(meta["done"])
+    return done
 
 
 def save(trained: Trained, folder: Path) -> Path:

@@ -95,7 +95,8 @@ CLAIMS = {
     )
 }
 
-# v1's figure: probe accuracy in per cent at L0..L3, read as sites 1..4 (our reading). The only published numbers.
+# Questions that no claim asks, judged by code and published like the claims; by notebook, as readers see them.
+STUDIES = {"flip_sensitivity": "Claim 1 at other settings"}
 
 
 @dataclass(frozen=True)
@@ -123,14 +124,16 @@ class Verdict:
 
     claim: str
     scale: str  # formal | analogue | published checkpoint
-    outcome: str  # reproduced | partly | not reproduced | not tested
+    outcome: str  # of a claim: reproduced | partly | not reproduced | not tested; a study has words of its own
     provisional: bool
     reasons: list[str]  # in words, why the outcome is what it is
     parts: list[Part] = field(default_factory=list)
     deciding: list[dict[str, str]] = field(default_factory=list)  # {"label", "text"}: the numbers that decided
 
     def record(self, profile: str) -> dict:
-        """The content of verdict.json, with the claim's wording beside it."""
+        """The content of verdict.json, with the claim's wording beside it; a study has its title alone."""
+        if self.claim in STUDIES:
+            return {**asdict(self), "title": STUDIES[self.claim], "profile": profile}
         claim = CLAIMS[self.claim]
         return {**asdict(self), "title": claim.title, "v1": claim.v1, "v2": claim.v2, "profile": profile}
 
