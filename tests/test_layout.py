@@ -18,6 +18,7 @@ from statedepth.grid import ROOT
 LIB = ROOT / "lib" / "statedepth"
 ORDER = [
     *(
+        "extensions",
         "files",
         "tasks",
         "kernels",
@@ -46,6 +47,7 @@ ORDER = [
         "causal",
         "bottleneck_readings",
         "bottleneck",
+        "sensitivity",
         "claims",
         "grid",
         "explorer",
@@ -65,6 +67,7 @@ ORDER = [
         "icons",
         "explorer_page",
         "notebook",
+        "extend",
         "redraw",
         "pages",
         "publish",

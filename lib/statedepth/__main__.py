@@ -16,7 +16,8 @@ _ERASERS = {"pooled": "one eraser", "each": "an eraser at each position"}
 
 
 def check(path: Path, methods: Sequence[str], out: Path | None, seed: int) -> None:
-    """Print what `necessity.check_file` finds, and write it to `out`. ValueError where either file cannot be used."""
+    """Print what `necessity.check_file` finds, and write it to `out`. ValueError where the file cannot be used, OSError where `out` cannot be
+    written."""
     table = necessity.check_file(path, methods, seed)
     short = table[_PRINTED].assign(positions_read=[textwrap.shorten(read or "none", 24) for read in table["positions_read"]])  # fmt: skip
     print(short.to_string(index=False, na_rep="-", float_format="%.3f"))
@@ -27,10 +28,7 @@ def check(path: Path, methods: Sequence[str], out: Path | None, seed: int) -> No
         rest = "left out" if asked else "without probes of their own, which leaves the pooled ones"
         print(f"{left_out} of {left_out + asked} positions, with too few rows or a single class: {rest}")
     if out:
-        try:
-            write_whole(out, lambda draft: table.to_csv(draft, index=False))
-        except OSError as error:
-            raise ValueError(f"{out}: cannot be written ({error.strerror})") from error
+        write_whole(out, lambda draft: table.to_csv(draft, index=False))
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -86,8 +84,8 @@ def main(arguments: list[str] | None = None) -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except publish.RunFailed as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (publish.RunFailed, OSError) as error:
+        print(f"error: {error.strerror if isinstance(error, OSError) and error.strerror else error}", file=sys.stderr)
         return 1
     return 0
 

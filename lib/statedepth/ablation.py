@@ -27,12 +27,12 @@ HALF, TENTH = 0.5, 0.1  # of the way down to the majority class
 HELD = 4 * 2**30  # bytes of streams that are held at once
 OUTCOMES = ("absent", "not removed", "necessary", "not necessary", "inconclusive")
 # What is erased where. INLP with an eraser for each position is not among it: it would take most of a stream's features.
-PLAN: dict[str, tuple[str, ...]] = {
+PLAN: dict[str, Sequence[str]] = {
     "pooled": METHODS,
     "each": ("mean projection", "LEACE"),
     "last": ("direction", "mean projection", "LEACE"),
 }
-PLAN_AT_LAST_SITE = {"pooled": METHODS[:-1], "each": ("LEACE",)}  # a bound, whatever comes out
+PLAN_AT_LAST_SITE = {"pooled": tuple(METHODS[:-1]), "each": ("LEACE",)}  # a bound, whatever comes out
 PLAN_BEYOND = {"pooled": ("direction", "mean projection", "LEACE")}  # longer strings than in training
 PLAN_AT_TWICE = {**PLAN_BEYOND, "each": ("LEACE",)}
 

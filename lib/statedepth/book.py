@@ -76,8 +76,8 @@ def _digest(app: Sphinx) -> str:
 
 def _split(key: str) -> tuple[str, str]:
     notebook, _, name = key.partition(".")
-    if notebook not in claims.SOURCES:
-        raise UnknownKey(f"{key!r}: must start with one of {', '.join(claims.SOURCES)} and a dot")
+    if notebook not in claims.sources():
+        raise UnknownKey(f"{key!r}: must start with one of {', '.join(claims.sources())} and a dot")
     return notebook, name
 
 
@@ -177,8 +177,8 @@ class _Block(SphinxDirective):
 
     def record(self, notebook: str, name: str) -> dict[str, Any] | None:
         """verdict.json or run.json of a notebook; None where it was never run."""
-        if notebook not in (*claims.SOURCES, "explorer"):
-            raise UnknownKey(f"{notebook!r}: known are {', '.join(claims.SOURCES)}")
+        if notebook not in (*claims.sources(), "explorer"):
+            raise UnknownKey(f"{notebook!r}: known are {', '.join(claims.sources())}")
         path = self.folder / notebook / f"{name}.json"
         return json.loads(path.read_text()) if path.exists() else None
 

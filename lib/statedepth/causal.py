@@ -12,6 +12,7 @@ import pandas as pd
 from statedepth import profiles
 from statedepth.profiles import Interval, mean_interval
 from statedepth.verdicts import (
+    JUDGED,
     MIN_SEEDS,
     NAMES,
     NOT_RUN,
@@ -23,6 +24,7 @@ from statedepth.verdicts import (
     Tables,
     Verdict,
     mean_text,
+    of_the_five,
     task_name,
     with_n,
 )
@@ -227,17 +229,20 @@ def verdict(tables: Tables) -> Verdict:
 
     The other parts are v2's (the refit, the reversal) and our own findings.
     """
+    tables = of_the_five(tables)
     found = ablations(tables)
-    judged = found[found["method"] == ABLATION[1]]
+    claimed = found[found["method"] == ABLATION[1]]
     parts = _parts(tables, found)
-    run = [a for a in NAMES if a in set(tables["models"]["architecture"])]
-    at_length = judged[np.isclose(judged["times"], 1.0) & judged["task"].isin(TASKS)]
+    run = [a for a in JUDGED if a in set(tables["models"]["architecture"])]
+    at_length = claimed[np.isclose(claimed["times"], 1.0) & claimed["task"].isin(TASKS)]
     tested = at_length[at_length["holds"].notna()]
     if not set(TASKS) <= set(tables["models"]["task"]) or not set(TASKS) <= set(tested["task"]):
         reasons = [f"This run does not have two seeds that learned each of {' and '.join(map(task_name, TASKS))}."]
         return Verdict("causal_necessity", "formal", "not tested", True, reasons, parts)
-    provisional = bool(tested["n"].min() < MIN_SEEDS or len(tested) < len(TASKS) * len(NAMES) or len(run) < len(NAMES))
-    outcome, reasons = _outcome(judged[judged["task"].isin(TASKS)])
+    provisional = bool(
+        tested["n"].min() < MIN_SEEDS or len(tested) < len(TASKS) * len(JUDGED) or len(run) < len(JUDGED)
+    )
+    outcome, reasons = _outcome(claimed[claimed["task"].isin(TASKS)])
     reasons += (
         _other_directions(found) + _of_refits(tables) + _of_reversals(tables) + _of_exact(tables) + _of_peaks(tables)
     )
@@ -246,7 +251,7 @@ def verdict(tables: Tables) -> Verdict:
             "label": f"share of the task lost with the direction out at the best-read site (of tied ones the worst), {NAMES[row['architecture']]} on {task_name(row['task'])}, {row['times']:g}x the training length",
             "text": with_n(_percent(Interval(row["fall"], row["low"], row["high"], int(row["n"]))), int(row["n"])),
         }
-        for _, row in judged[judged["task"].isin(TASKS) & judged["times"].isin([1.0, TWICE])].iterrows()
+        for _, row in claimed[claimed["task"].isin(TASKS) & claimed["times"].isin([1.0, TWICE])].iterrows()
     ]
     return Verdict("causal_necessity", "formal", outcome, provisional, reasons, parts, deciding)
 

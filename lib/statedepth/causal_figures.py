@@ -16,7 +16,7 @@ from statedepth.verdicts import NAMES, Tables, task_name
 # Told apart in grey too; none is the colour of an architecture.
 OUTCOME_COLOURS = {"necessary": "#3b2a6b", "inconclusive": "#8d86a8", "not necessary": "#cfc8ea", "not removed": "#b9770e", "absent": "#dddddd"}  # fmt: skip
 DARK = ("necessary", "inconclusive", "not removed")  # under white text
-METHODS = ("direction", "strong direction", "mean projection", "LEACE", "INLP")
+METHODS = ["direction", "strong direction", "mean projection", "LEACE", "INLP"]
 SCOPES = {"pooled": "one", "each": "each", "last": "last"}
 ROWS = (
     "In a row's name, one: one eraser for all positions; each: one at each position; last: at the last position alone. "

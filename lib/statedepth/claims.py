@@ -32,7 +32,7 @@ from statedepth.verdicts import (
 )
 
 # What notebooks reach through this module:
-__all__ = ["CLAIMS", "CRITERIA", "NAMES", "NOT_RUN", "NUMBERS", "PREDICTIONS", "PUBLISHED_PROFILES", "SOURCES", "STUDIES", "THRESHOLD", "Number", "Tables", "beside_published", "concentration_by_seed", "contrasts", "flip", "grouping", "interval_text", "numbers", "outcomes_by_reading", "outcomes_of_predictions", "sensitivity", "task_name"]  # fmt: skip
+__all__ = ["CLAIMS", "CRITERIA", "NAMES", "NOT_RUN", "NUMBERS", "PREDICTIONS", "PUBLISHED_PROFILES", "STUDIES", "THRESHOLD", "Number", "Tables", "beside_published", "concentration_by_seed", "contrasts", "flip", "grouping", "interval_text", "numbers", "outcomes_by_reading", "outcomes_of_predictions", "sensitivity", "sources", "task_name"]  # fmt: skip
 CRITERIA: dict[str, Callable[[Tables], Verdict]] = {
     "flip": flip,
     "s3_grouping": grouping.verdict,
@@ -47,7 +47,7 @@ PREDICTIONS: dict[str, tuple[Prediction, ...]] = {
     "pretrained_bottleneck": OF_BOTTLENECK,
     "flip_sensitivity": sensitivity.PREDICTIONS,
 }
-COMMITTED = {"flip": "e5a8ee4", "s3_grouping": "7898530", "causal_necessity": "8284d8a", "pretrained_bottleneck": "8b9d2e0"}  # fmt: skip
+COMMITTED = {"flip": "e5a8ee4", "s3_grouping": "7898530", "causal_necessity": "8284d8a", "pretrained_bottleneck": "8b9d2e0", "flip_sensitivity": "6a5ebe1"}  # fmt: skip
 
 
 def numbers_of_speed(tables: Tables) -> dict[str, Number]:
@@ -118,13 +118,11 @@ NUMBERS: dict[str, Callable[[Tables], dict[str, Number]]] = {
     "seed": numbers_of_seed,
     "necessity": numbers_of_passes,
 }
-SOURCES = (
-    *CLAIMS,
-    *STUDIES,
-    "speed",
-    "seed",
-    "necessity",
-)  # all that a page may quote a number of: folders of book/data
+
+
+def sources() -> tuple[str, ...]:
+    """All that a page may quote a number of: folders of book/data."""
+    return (*CLAIMS, *STUDIES, "speed", "seed", "necessity")
 
 
 def numbers(notebook: str, tables: Tables) -> dict[str, Number]:

@@ -247,7 +247,7 @@ def inlp(h: Array, y: Array, h_validation: Array, y_validation: Array, at_most: 
 
 FITTERS: dict[str, Callable[..., Eraser]] = {"mean projection": mean_projection, "LEACE": leace}  # of (h, y), exact
 DIRECTIONS = ("direction", "strong direction")  # of the chosen probe, and of the one with the strongest penalty
-METHODS = (*DIRECTIONS, *FITTERS, "INLP")
+METHODS = [*DIRECTIONS, *FITTERS, "INLP"]  # and those that were added from outside (`extend.eraser`)
 
 
 def _haar(shape: tuple[int, ...], generator: torch.Generator) -> torch.Tensor:

@@ -10,6 +10,7 @@ import pandas as pd
 
 from statedepth import profiles
 from statedepth.verdicts import (
+    JUDGED,
     LEVEL,
     MIN_SEEDS,
     NAMES,
@@ -20,6 +21,7 @@ from statedepth.verdicts import (
     Verdict,
     interval_text,
     mean_text,
+    of_the_five,
     target_of,
     task_name,
 )
@@ -195,12 +197,12 @@ def verdict_by_reading(tables: Tables, reading: str) -> Verdict:
     eight is .032. With fewer than `MIN_SEEDS` seeds in any group no p of the family could reach .05: the interval alone
     decides, and the verdict says provisional.
     """
-    table = tables["indices"]
+    table = of_the_five(tables)["indices"]
     table = table[table["reading"] == reading]
     found = contrasts(table)
     tested, flips, parts, deciding = [], [], [], []
     provisional = bool(len(found) == 0 or found["n"].min() < MIN_SEEDS)
-    for architecture, name in NAMES.items():
+    for architecture, name in JUDGED.items():
         if architecture == "transformer":
             continue
         rows = found[found["architecture"] == architecture]
@@ -251,7 +253,7 @@ def verdict_by_reading(tables: Tables, reading: str) -> Verdict:
             if len(row):
                 label = f"C({name}) - C(Transformer) on {task_name(task)}"
                 deciding.append({"label": label, "text": interval_text(row.iloc[0])})
-    others = [a for a in NAMES if a != "transformer"]
+    others = [a for a in JUDGED if a != "transformer"]
     if not tested:
         outcome, reasons = "not tested", ["Fewer than two seeds passed on one of the tasks in every comparison."]
     elif flips == others:

@@ -9,7 +9,8 @@ import json
 import os
 import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from functools import cache
 from importlib.metadata import version
@@ -23,10 +24,22 @@ import yaml
 from threadpoolctl import threadpool_limits
 from tqdm import tqdm
 
-from statedepth import ablation, analogue, causal, conv, patching, planted, pretrained, probes, training, windows
+from statedepth import (
+    ablation,
+    analogue,
+    causal,
+    conv,
+    extensions,
+    patching,
+    planted,
+    pretrained,
+    probes,
+    training,
+    windows,
+)
 from statedepth.ablation import NecessitySettings
 from statedepth.bottleneck_readings import SCRATCH
-from statedepth.files import write_whole
+from statedepth.files import alone, write_whole
 from statedepth.models import ModelSpec
 from statedepth.pretrained import Tuning
 from statedepth.probes import ProbeSettings
@@ -278,6 +291,10 @@ def with_checkpoint(runs: Sequence[Tuning], rebuild: bool) -> tuple[list[Tuning]
     return kept, left_out
 
 
+# Of claims that were added from outside (`extend.claim`), the models that their parameters ask for.
+OTHERS: dict[str, Callable[[Mapping[str, Any]], list[Any]]] = {}
+
+
 def wanted(notebook: str, values: Mapping[str, Any]) -> tuple[list[Any], list[Any]]:
     """All runs of a notebook, and those of them whose checkpoints are published.
 
@@ -288,6 +305,8 @@ def wanted(notebook: str, values: Mapping[str, Any]) -> tuple[list[Any], list[An
         tuned = tuned_runs(values)
         first = [r for r in tuned if r.pretrained and r.seed == 0 and (r.base, r.task) in PUBLISHED_TUNED]
         return tuned, first
+    if notebook in OTHERS:
+        return OTHERS[notebook](values), []
     if notebook == "flip_sensitivity":  # its own models stay in the cache: the repository must stay small
         found = varied_runs(values)
         return list(dict.fromkeys(run for part in found.values() for run in part)), []
@@ -340,15 +359,19 @@ def obtain(runs: Sequence[Any], device: str = "cpu", workers: int = 0) -> dict[A
 
 
 def _pretrain(spec: analogue.Analogue, folder: Path, device: str) -> str:
-    analogue.pretrain(spec, folder, device, progress=False)
+    with alone(CACHE / "locks" / f"{spec.key}.lock"):
+        analogue.pretrain(spec, folder, device, progress=False)  # loads it, where another process has made it meanwhile
     return spec.key
 
 
 def _train(run: AnyRun, folder: Path, device: str) -> str:
-    if isinstance(run, Tuning):
-        pretrained.fine_tune(run, folder, CACHE / "bases", device, progress=False)
-    else:
-        training.train(run, folder, device, progress=False)
+    with alone(CACHE / "locks" / f"{run.key}.lock"):
+        if (folder / f"{run.key}.json").exists():  # another process has trained it meanwhile
+            return run.key
+        if isinstance(run, Tuning):
+            pretrained.fine_tune(run, folder, CACHE / "bases", device, progress=False)
+        else:
+            training.train(run, folder, device, progress=False)
     return run.key
 
 
@@ -593,15 +616,24 @@ def _cached(
     ]
     fresh = {path for _, _, path, _ in todo}
     _parallel(_measure_one, todo, workers, label)
-    found = [pd.read_parquet(path) for path in paths]
+    found = [_read(path) for path in paths]
     for path, table in zip(paths, found, strict=True):
         table.attrs["from_cache"] = path not in fresh
     return found
 
 
+def _read(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path, page_checksum_verification=True)
+    except (OSError, ValueError) as error:  # pyarrow's own are of these kinds
+        raise ValueError(f"{path.name}: damaged ({error}); delete it, and it is measured anew") from error
+
+
 def _measure_one(function: Callable[[Any, str], pd.DataFrame], cell: Any, path: Path, device: str) -> str:
-    table = function(cell, device)
-    write_whole(path, lambda draft: table.to_parquet(draft, index=False))
+    with alone(CACHE / "locks" / f"{path.stem}.lock"):
+        if not path.exists():  # else another process has measured it meanwhile
+            table = function(cell, device)
+            write_whole(path, lambda draft: table.to_parquet(draft, index=False, write_page_checksum=True))
     what = getattr(cell, "variable", "") or getattr(cell, "length", "")
     return f"{cell.run.key if hasattr(cell, 'run') else cell.kind} {what}"
 
@@ -639,20 +671,36 @@ def _code_digest(name: str, tuned: bool = False) -> str:
     """Of all that a measurement runs through: a number is never older than the code and the libraries that make it."""
     modules = (*COMMON, *CODE[name], *(TUNED if tuned else ()))
     own = [(Path(__file__).parent / f"{module}.py").read_bytes() for module in modules]
-    libraries = [version(name).encode() for name in ("torch", "transformers", "scikit-learn", "numpy", "numba")]
-    return hashlib.sha256(b"".join(own + libraries)).hexdigest()
+    own += [path.read_bytes() for path in extensions.paths()]
+    return hashlib.sha256(b"".join(own + _libraries())).hexdigest()
+
+
+def _libraries() -> list[bytes]:
+    return [version(name).encode() for name in ("torch", "transformers", "scikit-learn", "numpy", "numba")]
+
+
+@cache
+def _library_digest() -> str:
+    """Of all code that any measurement may run through."""
+    own = [path.read_bytes() for path in (*sorted(Path(__file__).parent.glob("*.py")), *extensions.paths())]
+    return hashlib.sha256(b"".join(own + _libraries())).hexdigest()
+
+
+SCHEDULER = "STATEDEPTH_SCHEDULER"  # environment variable: address of a Dask scheduler, or its scheduler file
 
 
 def _parallel(function: Callable[..., str], items: Sequence[tuple], workers: int, label: str) -> None:
     """Run `function(*item)` for all items over processes, under a bar that says what is done and what is left.
 
-    Within `joblib.parallel_config(backend="dask")` the same call spreads over a Dask cluster.
+    Where `SCHEDULER` names a Dask cluster, over its workers instead.
     """
     if not items:
         return
     workers = workers or os.cpu_count() or 1
     jobs: Iterable[str]
-    if workers == 1 or len(items) == 1:
+    if os.environ.get(SCHEDULER):
+        jobs = _on_cluster(os.environ[SCHEDULER], function, items)
+    elif workers == 1 or len(items) == 1:
         jobs = (_one_thread(function, *item) for item in items)
     else:
         pool = joblib.Parallel(n_jobs=min(workers, len(items)), return_as="generator_unordered")
@@ -661,6 +709,53 @@ def _parallel(function: Callable[..., str], items: Sequence[tuple], workers: int
         for done in jobs:
             bar.set_postfix_str(f"done {done}")
             bar.update()
+
+
+def _on_cluster(where: str, function: Callable[..., str], items: Sequence[tuple]) -> Iterator[str]:
+    """The same over the workers of a Dask cluster; what a lost one had begun goes on at another, from its last saved step.
+
+    Results are files, so that all machines must see this cache, and run this code. ValueError, before anything is
+    computed, where no scheduler answers or a worker does not.
+    """
+    from distributed import Client, as_completed  # noqa: PLC0415 (seconds to import, and most runs need no cluster)
+
+    try:
+        named = {"scheduler_file": where} if Path(where).exists() else {"address": where}
+        client = Client(**named, timeout=30, set_as_default=False)
+    except (OSError, TimeoutError, ValueError) as error:
+        raise ValueError(f"{SCHEDULER}={where!r}: no Dask scheduler answers there ({error})") from error
+    with client, tempfile.NamedTemporaryFile(dir=_made(CACHE)) as token:
+        here = (str(CACHE.resolve()), str(PUBLISHED.resolve()))
+        found = client.run(_worker, *here, str(Path(token.name).resolve()))
+        if blind := [address for address, (sees, _) in found.items() if not sees]:
+            raise ValueError(f"{SCHEDULER}={where!r}: {blind[0]} does not see the cache; set STATEDEPTH_CACHE to a folder that all machines share")  # fmt: skip
+        if others := [address for address, (_, code) in found.items() if code != _library_digest()]:
+            raise ValueError(f"{SCHEDULER}={where!r}: {others[0]} runs other code than this; install the same checkout and lock there")  # fmt: skip
+        futures = [client.submit(_as_here, *here, function, *item, pure=False) for item in items]
+        for future in as_completed(futures, loop=client.loop):
+            yield future.result()
+
+
+def _made(folder: Path) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _worker(cache: str, published: str, token: str) -> tuple[bool, str]:
+    """Does this worker see the file, and with what code would it compute?"""
+    _share(cache, published)
+    return Path(token).exists(), _library_digest()
+
+
+def _share(cache: str, published: str) -> None:
+    """A worker's folders are those of whoever asks it."""
+    global CACHE, PUBLISHED  # set once in a process, by whoever it works for
+    CACHE, PUBLISHED = Path(cache), Path(published)
+
+
+def _as_here(cache: str, published: str, function: Callable[..., str], *item: Any) -> str:
+    _share(cache, published)
+    return _one_thread(function, *item)
 
 
 def _one_thread(function: Callable[..., str], *item: Any) -> str:

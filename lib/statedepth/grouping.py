@@ -12,6 +12,7 @@ from scipy import stats
 
 from statedepth import profiles
 from statedepth.verdicts import (
+    JUDGED,
     LEVEL,
     MIN_SEEDS,
     NAMES,
@@ -23,6 +24,7 @@ from statedepth.verdicts import (
     Verdict,
     interval_text,
     mean_text,
+    of_the_five,
     target_of,
     task_name,
 )
@@ -249,12 +251,13 @@ def verdict(tables: Tables) -> Verdict:
     thing are apart (`_apart`); whether any two tasks are `FAR_APART` (`_far`); and whether another target moves the
     depths.
     """
+    tables = of_the_five(tables)
     found, apart = contrasts(tables), distances(tables)
     pooled = found[found["reading"] == "pooled"]
     claimed = pooled[(pooled["subject"] == CLAIMED) & (pooled["n"] >= 2)]
-    run = [a for a in NAMES if a in set(tables["models"]["architecture"])]
-    provisional = bool(len(claimed) == 0 or claimed["n"].min() < MIN_SEEDS or len(run) < len(NAMES))
-    tested = [a for a in NAMES if a in set(claimed["architecture"])]
+    run = [a for a in JUDGED if a in set(tables["models"]["architecture"])]
+    provisional = bool(len(claimed) == 0 or claimed["n"].min() < MIN_SEEDS or len(run) < len(JUDGED))
+    tested = [a for a in JUDGED if a in set(claimed["architecture"])]
     parts = _parts(pooled, apart, conv_contrasts(tables), target_effect(tables))
     holds = {part.key: part.holds for part in parts}
     groups = [a for a in tested if holds[f"{a}.{CLAIMED}"]]
@@ -278,8 +281,8 @@ def verdict(tables: Tables) -> Verdict:
     lacking = [a for a in run if a not in tested]
     if lacking and tested:
         reasons.append(f"Not tested, for want of two seeds that learned all three tasks: {_listed(lacking)}.")
-    if len(run) < len(NAMES):
-        reasons.append(f"Not in this run: {_listed([a for a in NAMES if a not in run])}.")
+    if len(run) < len(JUDGED):
+        reasons.append(f"Not in this run: {_listed([a for a in JUDGED if a not in run])}.")
     others = [r for r in dict.fromkeys(found["reading"]) if r not in ("pooled", profiles.UNTRAINED)]
     if tested and others:
         reasons.append(_other_readings(found, others, tested, groups))
@@ -294,7 +297,7 @@ def _parts(pooled: pd.DataFrame, apart: pd.DataFrame, conv: pd.DataFrame, effect
     """Every statement of the criterion and of our own findings, from the tables of this module."""
     parts = []
     enough = {(row["architecture"], row["subject"]): row for row in pooled[pooled["n"] >= 2].to_dict("records")}
-    for architecture, name in NAMES.items():
+    for architecture, name in JUDGED.items():
         for subject in SUBJECTS:
             text = f"in {name}, {task_name(subject)} is nearer to {task_name(NEAR)} than to {task_name(FAR)}"
             row = enough.get((architecture, subject))

@@ -1,7 +1,7 @@
 """Five architectures behind one interface: `build` a `ModelSpec`, then `blocks(model)` and `logits(model, tokens)`."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
@@ -36,8 +36,8 @@ class ModelSpec:
     residual: bool = False  # blocks add to a residual stream (lstm, gru; the others always have one)
 
     def __post_init__(self) -> None:
-        if self.family not in FAMILIES:
-            raise ValueError(f"family={self.family!r}: must be one of {', '.join(FAMILIES)}")
+        if self.family not in (*FAMILIES, *OTHERS):
+            raise ValueError(f"family={self.family!r}: must be one of {', '.join((*FAMILIES, *OTHERS))}")
         for name, low, high in (
             ("d_model", 8, 512),
             ("n_layers", 1, 32),
@@ -73,8 +73,25 @@ class ModelSpec:
         return min(widths, key=lambda width: abs(block_parameters(self, width) - goal))
 
 
+@dataclass(frozen=True)
+class Family:
+    """An architecture that was added from outside (`extend.architecture`).
+
+    `backbone(spec, vocab_size)` maps (B, T) tokens to (B, T, spec.width) and holds its blocks in the list `layers`, each of
+    which returns its output, or a tuple that begins with it. `block_parameters(spec, width)` counts one block's.
+    """
+
+    backbone: Callable[["ModelSpec", int], nn.Module]
+    block_parameters: Callable[["ModelSpec", int], int]
+
+
+OTHERS: dict[str, Family] = {}
+
+
 def block_parameters(spec: ModelSpec, width: int) -> int:
     """Parameters of one block of this family at this width."""
+    if spec.family in OTHERS:
+        return OTHERS[spec.family].block_parameters(spec, width)
     inner, n, heads = 2 * width, spec.d_state, spec.n_heads
     if spec.family == "mamba":
         rank = math.ceil(width / 16)
@@ -158,7 +175,7 @@ class Tracker(nn.Module):
 
     def forward(self, tokens: torch.Tensor) -> torch.Tensor:
         """(B, T) int64 tokens to (B, T, n_outputs) logits."""
-        if isinstance(self.backbone, RecurrentStack | ResidualStack):
+        if not isinstance(self.backbone, transformers.PreTrainedModel):
             return self.head(self.backbone(tokens))
         embedded = self.backbone.get_input_embeddings()(tokens)
         if self.positions is not None:
@@ -175,6 +192,8 @@ class Tracker(nn.Module):
 
 
 def _backbone(spec: ModelSpec, vocab_size: int) -> nn.Module:
+    if spec.family in OTHERS:
+        return OTHERS[spec.family].backbone(spec, vocab_size)
     if spec.family in ("lstm", "gru"):
         stack = ResidualStack if spec.residual else RecurrentStack
         return stack(nn.LSTM if spec.family == "lstm" else nn.GRU, vocab_size, spec.width, spec.n_layers)

@@ -1,6 +1,7 @@
 """What a notebook needs around its science: checked parameters, files written whole, the run block, the comparison."""
 
 import ast
+import contextlib
 import datetime
 import json
 import platform
@@ -22,6 +23,7 @@ import torch
 import yaml
 
 from statedepth import claims, grid, tables
+from statedepth.files import alone
 from statedepth.grid import ROOT
 from statedepth.render import Rows  # noqa: F401 (notebooks show their tables by it)
 
@@ -41,21 +43,25 @@ class Parameter:
     meaning: str
 
 
+OTHERS: dict[str, str] = {}  # sources that were added from outside (`extend.claim`)
+QUICK: dict[str, dict[str, Any]] = {}  # and their quick profiles
+
+
 def known() -> list[str]:
     """Names of the notebooks that can be run."""
-    return sorted(path.stem for path in NOTEBOOKS.glob("*.py"))
+    return [*sorted(path.stem for path in NOTEBOOKS.glob("*.py")), *OTHERS]
 
 
-def source_of(notebook: str) -> Path:
-    """The Jupytext file of a notebook; ValueError, with the known names, for any other name."""
+def source_of(notebook: str) -> str:
+    """The text of a notebook, in Jupytext's percent format; ValueError, with the known names, for any other name."""
     if notebook not in known():
         raise ValueError(f"notebook={notebook!r}: known notebooks are {', '.join(known())}")
-    return NOTEBOOKS / f"{notebook}.py"
+    return OTHERS[notebook] if notebook in OTHERS else (NOTEBOOKS / f"{notebook}.py").read_text()
 
 
 def declared(notebook: str) -> dict[str, Parameter]:
     """The parameters of a notebook, read from its source."""
-    cell = re.search(r'# %%[^\n]*"parameters"[^\n]*\n(.*?)(?=\n# %%)', source_of(notebook).read_text(), re.S)
+    cell = re.search(r'# %%[^\n]*"parameters"[^\n]*\n(.*?)(?=\n# %%)', source_of(notebook), re.S)
     assert cell, f"{notebook} has no cell tagged parameters"
     lines = cell[1].splitlines()
     found = {}
@@ -74,6 +80,8 @@ def profile_values(notebook: str, profile: str) -> dict[str, Any]:
     """What a profile changes: nothing for `paper`; else the content of notebooks/profiles/PROFILE/NOTEBOOK.yaml."""
     if profile == "paper":
         return {}
+    if profile == "quick" and notebook in QUICK:
+        return QUICK[notebook]
     path = NOTEBOOKS / "profiles" / profile / f"{notebook}.yaml"
     if not path.exists():
         others = sorted(p.parent.name for p in NOTEBOOKS.glob(f"profiles/*/{notebook}.yaml"))
@@ -150,6 +158,7 @@ class Session:
     out: Path
     device: str
     started: float
+    held: contextlib.ExitStack  # keeps other runs out of the folder
     tables: dict[str, pd.DataFrame] = field(default_factory=dict)
     cells: int = 0  # measured for this run, or found measured
     cells_from_cache: int = 0
@@ -227,6 +236,7 @@ class Session:
             "parameters": {k: v for k, v in self.values.items() if k != "out"},
         }
         tables.write_record(run, "run", self.out)
+        self.held.close()
         return run
 
 
@@ -234,7 +244,7 @@ def begin(notebook: str, namespace: Mapping[str, Any]) -> Session:
     """Check the parameters that a notebook was given, before anything is computed; call it with `globals()`.
 
     Names that were set but never declared are refused too, so that a plain papermill run cannot misspell one in
-    silence. Raises ValueError as `check` and `grid.pick_device` do.
+    silence. Raises ValueError as `check` and `grid.pick_device` do, and where another run is writing to the same folder.
     """
     given = {
         name: value
@@ -246,12 +256,14 @@ def begin(notebook: str, namespace: Mapping[str, Any]) -> Session:
     if values["workers"] < 0:
         raise ValueError(f"workers={values['workers']}: must be 0 (one per core) or more")
     out = Path(values["out"]) if values["out"] else ROOT / "_build" / "runs" / notebook / "data" / notebook
+    held = contextlib.ExitStack()  # until this run is finished, or its process is gone
+    held.enter_context(alone(out.with_name(f".{out.name}.lock"), wait=False))
     out.mkdir(parents=True, exist_ok=True)
     for old in ("run.json", "verdict.json", *(f"{name}.csv" for name in tables.SCHEMAS)):
         (out / old).unlink(
             missing_ok=True
         )  # until it is finished, this folder is not a run; no table of an earlier one
-    return Session(notebook, values, out, device, time.time())
+    return Session(notebook, values, out, device, time.time(), held)
 
 
 def compare(notebook: str, ours: claims.Tables, published: Path | None = None) -> pd.DataFrame:

@@ -13,7 +13,7 @@ from typing import Any
 
 import nbformat
 
-from statedepth import exhibit, redraw
+from statedepth import exhibit, extensions, redraw
 from statedepth.grid import CACHE
 
 KEPT = 40  # drawings of a notebook's page; the oldest go first
@@ -84,7 +84,7 @@ def _digest(book: nbformat.NotebookNode, data: Path, published: Path | None, up:
         json.dumps([[cell.source, cell.metadata] for cell in book.cells if cell.cell_type == "code"]).encode()
     )
     made.update(f"{up}\0{[metadata.version(name) for name in ('vl-convert-python', 'altair', 'pandas')]}".encode())
-    files = sorted(Path(__file__).parent.glob("*.py")) + _records(data)
+    files = [*sorted(Path(__file__).parent.glob("*.py")), *extensions.paths(), *_records(data)]
     for path in files + (_records(published) if published else []):
         made.update(f"{path.name}\0{path.stat().st_size}\0".encode() + path.read_bytes())
     return made.hexdigest()[:32]

@@ -394,7 +394,7 @@ def save(trained: Trained, words: Vocabulary, about: Mapping[str, Any], folder: 
     assert isinstance(run, Tuning) and isinstance(model, Tuned)
     weights = folder / f"{run.key}.safetensors"
     tensors = {k: v.detach().to("cpu", STORED).contiguous() for k, v in _state(model.lm).items()}
-    write_whole(weights, lambda draft: safetensors.torch.save_file(tensors, draft))
+    write_whole(weights, lambda draft: draft.write_bytes(safetensors.torch.save(tensors)))
     record = {
         "run": {**asdict(run), "base": run.base if run.base in ANALOGUES else run.name},
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),

@@ -38,7 +38,7 @@ def execute(name: str, values: Mapping[str, Any], out: Path, data: Path) -> Path
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=out) as folder:
         source, draft = Path(folder) / "source.ipynb", Path(folder) / "draft.ipynb"
-        jupytext.write(jupytext.read(notebook.source_of(name)), source)
+        jupytext.write(jupytext.reads(notebook.source_of(name), "py:percent"), source)
         try:
             papermill.execute_notebook(
                 source, draft, passed, cwd=str(ROOT), log_output=False, progress_bar=True, kernel_name="python3"
@@ -189,7 +189,7 @@ def redraw(name: str) -> None:
     run = notebook.record(data, "run")
     verdict = claims.CRITERIA[name](tables.read_folder(data)).record(run["profile"])
     kept = {c.source: c.outputs for c in nbformat.read(page, as_version=4).cells if c.get("outputs") and not _shows(c)}
-    book = jupytext.read(notebook.source_of(name))
+    book = jupytext.reads(notebook.source_of(name), "py:percent")
     book.cells = _without_reruns(book)
     lost = set(kept) - {cell.source for cell in book.cells}
     if lost:

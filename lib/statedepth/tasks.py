@@ -317,8 +317,16 @@ def dyck(k: int, depth: int, target: str = "top") -> Task:
     return Task(name, 2 * k, n_states, target, start, count, lambda state: law(state[0]), read_all)  # type: ignore[index]
 
 
+OTHERS: dict[str, Task] = {}  # added from outside (`extend.task`)
+
+
 def named(name: str) -> Task:
-    """The task with this name: parity, S3, A4, Z6, dyck-2-4, dyck-2-4-depth, -openers, -first. ValueError for any other."""
+    """The task with this name: parity, S3, A4, Z6, dyck-2-4, dyck-2-4-depth, -openers, -first, or one that was added.
+
+    ValueError for any other.
+    """
+    if name in OTHERS:
+        return OTHERS[name]
     if name == "parity":
         return parity()
     if match := re.fullmatch(r"([SAZ])([1-9]\d*)", name):  # one task has one name, or it would be trained under each

@@ -414,7 +414,7 @@ def digest(tensors: Mapping[str, torch.Tensor]) -> str:
 def write_checked(path: Path, run: object, tensors: Mapping[str, torch.Tensor], done: Mapping[str, Any]) -> None:
     """Tensors with the run that they are of, a record of the caller's that JSON can hold, and a hash of their contents."""
     meta = {"run": repr(run), "done": json.dumps(done), "sha256": digest(tensors)}
-    write_whole(path, lambda draft: safetensors.torch.save_file(dict(tensors), draft, meta))
+    write_whole(path, lambda draft: draft.write_bytes(safetensors.torch.save(dict(tensors), meta)))
 
 
 def read_checked(path: Path, run: object) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -468,7 +468,7 @@ def save(trained: Trained, folder: Path) -> Path:
     """
     weights = folder / f"{trained.run.key}.safetensors"
     tensors = {k: v.detach().to("cpu", STORED).contiguous() for k, v in trained.model.state_dict().items()}
-    write_whole(weights, lambda draft: safetensors.torch.save_file(tensors, draft))
+    write_whole(weights, lambda draft: draft.write_bytes(safetensors.torch.save(tensors)))
     record = {
         "run": asdict(trained.run),
         "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
