@@ -316,3 +316,62 @@ def bottleneck_tables(
     }
     more = {"sweep": sweep, "windows": rows, "patching": patches}
     return {**found, **{name: pd.DataFrame(table) for name, table in more.items() if table}}
+
+
+def sensitivity_tables(
+    shapes=FLIPPED, variants=None, seeds=3, failed=(), on_the_way=(FLAT, LATE, LATE), reached=(0.5, 0.995, 1.0)
+):
+    """All tables of the sensitivity study: claim 1's setting and `variants` (name -> shapes), and a way through training.
+
+    `failed` lists (variant, task, architecture) of which no seed learned; `on_the_way` are the profiles of every model at
+    steps 0, 10, 20 and `reached` its accuracies there.
+    """
+    rng = np.random.default_rng(0)
+    models, rows, way = [], [], []
+    for variant, of in {"base": shapes, **({"n_layers=8": shapes} if variants is None else variants)}.items():
+        for (task, architecture), shape in of.items():
+            variable = VARIABLES[task][0]
+            passed = (variant, task, architecture) not in failed
+            for seed in range(seeds):
+                where = {"variant": variant, "task": task, "architecture": architecture, "seed": seed}
+                models.append(
+                    {
+                        **where,
+                        "checkpoint": f"{variant}-{task}-{architecture}-{seed}",
+                        "source": "trained",
+                        "parameters": 1000,
+                        "blocks": len(shape) - 1,
+                        "trained_length": 20,
+                        "reached": 1.0 if passed else 0.7,
+                        "passed": passed,
+                    }
+                )
+                readable = np.clip(np.array(shape) + 0.01 * rng.normal(size=len(shape)), 0, 1)
+                for site, value in enumerate(readable):
+                    rows.append(
+                        {
+                            **where,
+                            "variable": variable,
+                            "passed": passed,
+                            "site": site,
+                            "accuracy": 0.5 + 0.5 * value,
+                            "majority": 0.5,
+                        }
+                    )
+                if variant == "base":
+                    way += [
+                        {
+                            "task": task,
+                            "variable": variable,
+                            "architecture": architecture,
+                            "seed": seed,
+                            "step": step,
+                            "reached": accuracy,
+                            "site": site,
+                            "accuracy": 0.5 + 0.5 * value,
+                            "majority": 0.5,
+                        }
+                        for step, profile, accuracy in zip((0, 10, 20), on_the_way, reached, strict=True)
+                        for site, value in enumerate(profile)
+                    ]
+    return {"varied": pd.DataFrame(models), "varied_profiles": pd.DataFrame(rows), "trajectory": pd.DataFrame(way)}

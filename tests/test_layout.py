@@ -59,6 +59,7 @@ ORDER = [
         "causal_figures",
         "bottleneck_figures",
         "overview_figures",
+        "sensitivity_figures",
         "findings",
         "figures",
         "drawn",

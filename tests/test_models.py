@@ -10,6 +10,7 @@ import transformers
 
 from statedepth import models
 from statedepth.models import FAMILIES, ModelSpec
+from statedepth.stream import run_from, stream
 
 torch.set_num_threads(1)
 
@@ -254,3 +255,33 @@ def test_a_spec_cannot_be_changed_and_can_be_a_key():
 def test_a_model_without_known_blocks_is_refused_by_its_class():
     with pytest.raises(ValueError, match="Linear"):
         models.blocks(torch.nn.Linear(2, 2))
+
+
+# ---- a residual stream around the recurrent layers ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("family", ["lstm", "gru"])
+def test_with_a_residual_stream_each_block_adds_what_its_layer_makes_of_the_normed_stream(family):
+    model = models.build(small(family, residual=True), 6, 4).eval()
+    with torch.no_grad(), stream(model, keep=[0, 1, 2]) as kept:
+        logits = models.logits(model, some_tokens())
+        for site, block in enumerate(models.blocks(model)):
+            made, _ = block.layer(torch.nn.functional.layer_norm(kept[site], kept[site].shape[-1:]))
+            torch.testing.assert_close(kept[site + 1], kept[site] + made)
+        normed = torch.nn.functional.layer_norm(kept[2], kept[2].shape[-1:])
+        torch.testing.assert_close(logits, model.head(normed))
+
+
+@pytest.mark.parametrize("family", ["lstm", "gru"])
+def test_a_residual_stack_can_be_run_from_a_site(family):
+    model = models.build(small(family, residual=True), 6, 4).eval()
+    with torch.no_grad():
+        with stream(model, keep=[1]) as kept:
+            logits = models.logits(model, some_tokens())
+        torch.testing.assert_close(run_from(model, 1, kept[1], some_tokens()), logits, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("family", ["transformer", "mamba", "mamba2"])
+def test_a_residual_stream_is_a_choice_of_the_recurrent_families_alone(family):
+    with pytest.raises(ValueError, match="residual=True: must be True or False, and True for lstm or gru only"):
+        ModelSpec(family, residual=True)

@@ -1091,14 +1091,15 @@ def test_a_damaged_point_to_go_on_from_is_refused_by_name(damage, places, tmp_pa
 
 
 def test_a_write_that_fails_leaves_nothing_that_loads(places, tmp_path, monkeypatch):
-    def half(_, path, *__):
-        path.write_bytes(b"half of it")
+    def half(path, _):
+        with path.open("wb") as file:
+            file.write(b"half of it")
         raise OSError("disk full")
 
     run = tuning(places["mamba2"], steps=2)
     with monkeypatch.context() as patch:
         patch.setattr(training, "save_progress", lambda *_: None)
-        patch.setattr(safetensors.torch, "save_file", half)
+        patch.setattr(Path, "write_bytes", half)
         with pytest.raises(OSError, match="disk full"):
             fine_tuned(run, tmp_path)
     assert list(tmp_path.iterdir()) == []

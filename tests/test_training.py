@@ -1,11 +1,13 @@
 """Training: the same bits however often it is interrupted, and checkpoints that are what they say or are refused."""
 
+import errno
 import hashlib
 import itertools
 import json
 import re
 from dataclasses import dataclass, fields, replace
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -274,22 +276,23 @@ def test_a_whole_checkpoint_under_another_runs_name_is_refused(damaged):
         training.load(other, folder)
 
 
-@pytest.mark.parametrize("broken", ["save_file", "dumps"])
-def test_a_write_that_fails_leaves_nothing_that_loads(tmp_path, monkeypatch, broken, checkpoint):
-    def half(tensors, path, *_):
-        path.write_bytes(b"half of it")
-        raise OSError("disk full")
+def half(path, content):
+    """`Path.write_bytes` on a disk that is full after half of it."""
+    with path.open("wb") as file:
+        file.write(content[: len(content) // 2])
+    raise OSError(errno.ENOSPC, "disk full")
 
+
+@pytest.mark.parametrize("broken", ["write_bytes", "dumps"])
+def test_a_write_that_fails_leaves_nothing_that_loads(tmp_path, monkeypatch, broken, checkpoint):
     def no_json(*_, **__):
         raise OSError("disk full")
 
-    monkeypatch.setattr(
-        *((safetensors.torch, "save_file", half) if broken == "save_file" else (json, "dumps", no_json))
-    )
+    monkeypatch.setattr(*((Path, "write_bytes", half) if broken == "write_bytes" else (json, "dumps", no_json)))
     with pytest.raises(OSError, match="disk full"):
         training.save(replace(checkpoint[0], run=FixedKey("k")), tmp_path)
     monkeypatch.undo()
-    assert [path.name for path in tmp_path.iterdir()] == ([] if broken == "save_file" else ["k.safetensors"])
+    assert [path.name for path in tmp_path.iterdir()] == ([] if broken == "write_bytes" else ["k.safetensors"])
     with pytest.raises(FileNotFoundError, match=re.escape(f"{tiny().key}.json")):
         training.load(tiny(), tmp_path)
 
@@ -302,16 +305,13 @@ class FixedKey:
 
 
 def test_a_failed_save_of_a_point_to_go_on_from_keeps_the_one_before(tmp_path, monkeypatch):
-    real, calls = safetensors.torch.save_file, []
+    real, calls = Path.write_bytes, []
 
-    def second_fails(tensors, path, *rest):
+    def second_fails(path, content):
         calls.append(path)
-        if len(calls) == 2:
-            path.write_bytes(b"half of it")
-            raise OSError("disk full")
-        real(tensors, path, *rest)
+        return half(path, content) if len(calls) == 2 else real(path, content)
 
-    monkeypatch.setattr(safetensors.torch, "save_file", second_fails)
+    monkeypatch.setattr(Path, "write_bytes", second_fails)
     with pytest.raises(OSError, match="disk full"):
         trained(folder=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == [f"{tiny().key}.resume.safetensors"]
@@ -332,7 +332,7 @@ class LaterTrainSpec(TrainSpec):
 class LaterModelSpec(ModelSpec):
     """ModelSpec as a later version might have it."""
 
-    residual: bool = False
+    gated: bool = False
 
 
 def test_a_setting_added_later_changes_no_name_at_its_default_and_does_where_it_is_set():
@@ -340,7 +340,7 @@ def test_a_setting_added_later_changes_no_name_at_its_default_and_does_where_it_
     key = Run("parity", model, train).key
     assert Run("parity", LaterModelSpec("lstm", d_model=48), LaterTrainSpec(steps=50)).key == key
     assert Run("parity", model, LaterTrainSpec(steps=50, dropout=0.1)).key != key
-    assert Run("parity", LaterModelSpec("lstm", d_model=48, residual=True), train).key != key
+    assert Run("parity", LaterModelSpec("lstm", d_model=48, gated=True), train).key != key
 
 
 def test_a_setting_written_out_at_its_default_changes_no_name():
@@ -360,18 +360,29 @@ OTHER = {
         "seed": 1,
         "negative_eigenvalues": True,
     },
-    "train": {"length": 24, "steps": 100, "lr": 1e-3, "batch": 32, "min_length": 2, "grow_at": 0.9, "stop_at": 0.9},
+    "train": {
+        "length": 24,
+        "steps": 100,
+        "lr": 1e-3,
+        "batch": 32,
+        "min_length": 2,
+        "grow_at": 0.9,
+        "stop_at": 0.9,
+        "supervision": "last",
+    },
 }
 
 
 def test_every_setting_that_is_changed_changes_the_name():
-    assert OTHER["model"].keys() == {f.name for f in fields(ModelSpec)}
+    assert OTHER["model"].keys() | {"residual"} == {f.name for f in fields(ModelSpec)}
     assert OTHER["train"].keys() == {f.name for f in fields(TrainSpec)}
     base = Run("parity", ModelSpec("mamba"), TrainSpec())
     keys = [base.key, replace(base, task="S3").key]
     for part, changes in OTHER.items():
         keys += [replace(base, **{part: replace(getattr(base, part), **{n: v})}).key for n, v in changes.items()]
-    assert len(set(keys)) == len(keys) == 2 + 9 + 7
+    lstm = replace(base, model=ModelSpec("lstm"))
+    keys += [lstm.key, replace(lstm, model=ModelSpec("lstm", residual=True)).key]
+    assert len(set(keys)) == len(keys) == 2 + 9 + 8 + 2
 
 
 def test_names_are_unique_over_a_grid_and_say_task_family_and_seed():
@@ -635,3 +646,63 @@ def test_an_untrained_network_is_another_one_of_the_same_shape_and_always_the_sa
 
 def test_every_seed_that_a_spec_allows_has_an_untrained_network():
     assert isinstance(tiny(seed=2**31 - 1).untrained(), Trained)
+
+
+# ---- supervision, and the model on its way ----------------------------------------------------------------------------------
+
+
+def test_with_the_last_position_supervised_no_other_position_moves_the_weights():
+    model = models.build(tiny().model, 2, 2)
+    tokens = torch.randint(2, (3, 8), generator=torch.Generator().manual_seed(0))
+    right, wrong = torch.ones(3, 8, dtype=torch.long), torch.zeros(3, 8, dtype=torch.long)
+    wrong[:, -1] = 1
+    losses = [training.last_loss(model, tokens, targets)[0] for targets in (right, wrong)]
+    assert torch.equal(*losses)
+    assert not torch.equal(*(training.state_loss(model, tokens, targets)[0] for targets in (right, wrong)))
+
+
+def test_supervision_is_one_of_two():
+    with pytest.raises(ValueError, match="supervision='first': must be every or last"):
+        TrainSpec(supervision="first")
+
+
+def test_accuracy_in_distribution_is_where_training_asked_for_the_state():
+    every, last = trained(), trained(tiny(supervision="last"))
+    assert every.in_distribution() == every.accuracy_at(8)
+    assert last.in_distribution() == last.accuracy[8][-1]
+
+
+def test_snapshots_end_where_training_ends_and_begin_before_it(tmp_path):
+    steps = (0, 3, STEPS)
+    found = training.snapshots(tiny(), steps, tmp_path)
+    assert tuple(found) == steps
+    whole, first = trained().model.state_dict(), models.build(tiny().model, 2, 2).state_dict()
+    for name, weights in found[STEPS].model.state_dict().items():
+        assert torch.equal(weights, whole[name])
+        assert torch.equal(found[0].model.state_dict()[name], first[name].half().float())
+    assert found[STEPS].in_distribution() == trained().in_distribution()
+
+
+def test_interrupted_snapshots_are_those_of_an_undisturbed_training(tmp_path, monkeypatch):
+    """Killed after step 7, of which 5 are saved: what was kept at 6 is kept again, with the same bits."""
+    steps = (0, 3, 6, STEPS)
+    undisturbed = training.snapshots(tiny(), steps, tmp_path / "one")
+    real = training.fit
+    monkeypatch.setattr(training, "fit", lambda *rest, **more: real(*rest, **more, stop_after=7))
+    with pytest.raises(KeyboardInterrupt):
+        training.snapshots(tiny(), steps, tmp_path / "two")
+    monkeypatch.setattr(training, "fit", real)
+    again = training.snapshots(tiny(), steps, tmp_path / "two")
+    for step in steps:
+        a, b = undisturbed[step].model.state_dict(), again[step].model.state_dict()
+        assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_damaged_snapshot_is_refused_by_name_and_a_step_out_of_reach_by_value(tmp_path):
+    training.snapshots(tiny(), (0, STEPS), tmp_path)
+    (first,) = tmp_path.glob("*.step0.safetensors")
+    flip_byte(first, -1)
+    with pytest.raises(ValueError, match=re.escape(first.name)):
+        training.snapshots(tiny(), (0, STEPS), tmp_path)
+    with pytest.raises(ValueError, match=f"must be from 0 to {STEPS}"):
+        training.snapshots(tiny(), (0, STEPS + 1), tmp_path)

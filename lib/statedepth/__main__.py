@@ -16,8 +16,7 @@ _ERASERS = {"pooled": "one eraser", "each": "an eraser at each position"}
 
 
 def check(path: Path, methods: Sequence[str], out: Path | None, seed: int) -> None:
-    """Print what `necessity.check_file` finds, and write it to `out`. ValueError where the file cannot be used, OSError where `out` cannot be
-    written."""
+    """Print what `necessity.check_file` finds, and write it to `out`. ValueError where either file cannot be used."""
     table = necessity.check_file(path, methods, seed)
     short = table[_PRINTED].assign(positions_read=[textwrap.shorten(read or "none", 24) for read in table["positions_read"]])  # fmt: skip
     print(short.to_string(index=False, na_rep="-", float_format="%.3f"))
@@ -28,7 +27,10 @@ def check(path: Path, methods: Sequence[str], out: Path | None, seed: int) -> No
         rest = "left out" if asked else "without probes of their own, which leaves the pooled ones"
         print(f"{left_out} of {left_out + asked} positions, with too few rows or a single class: {rest}")
     if out:
-        write_whole(out, lambda draft: table.to_csv(draft, index=False))
+        try:
+            write_whole(out, lambda draft: table.to_csv(draft, index=False))
+        except OSError as error:
+            raise ValueError(f"{out}: cannot be written ({getattr(error.__cause__, 'strerror', error)})") from error
 
 
 def main(arguments: list[str] | None = None) -> int:

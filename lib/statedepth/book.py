@@ -375,16 +375,17 @@ class Predictions(_Block):
     required_arguments = 0
 
     def html(self) -> str:
-        """A table for each claim, and how many came true."""
+        """A table for each claim and study, and how many came true."""
         parts, counts = [], {"yes": 0, "in part": 0, "no": 0, "undecided": 0}
-        for claim in claims.CLAIMS.values():
-            if _run(self.folder, claim.notebook) is None:
+        titles = {c.notebook: f"Claim {c.number}: {c.title}" for c in claims.CLAIMS.values()} | claims.STUDIES
+        for name, title in titles.items():
+            if _run(self.folder, name) is None:
                 continue
-            made = claims.CRITERIA[claim.notebook](_tables(self.folder, claim.notebook, self.config.statedepth_digest))
-            table = claims.outcomes_of_predictions(claim.notebook, made)
+            made = claims.CRITERIA[name](_tables(self.folder, name, self.config.statedepth_digest))
+            table = claims.outcomes_of_predictions(name, made)
             for came in table["came true"]:
                 counts[came] += 1
-            parts.append(render.Rows(table, f"Claim {claim.number}: {claim.title}")._repr_html_())
+            parts.append(render.Rows(table, title)._repr_html_())
         words = {"yes": "came true", "in part": "came true in part", "no": "did not come true"}
         said = ", ".join(
             f"{count} {words.get(came) or ('is undecided' if count == 1 else 'are undecided')}"
@@ -428,7 +429,7 @@ def _draw_anew(app: Sphinx, docname: str, source: list[str]) -> None:
     folder = _folder(app) / docname
     if docname == "changelog":  # one text for the repository and for the site
         source[0] += (notebook.ROOT / "CHANGELOG.md").read_text().partition("\n")[2]
-    if docname not in claims.CLAIMS or not source[0].lstrip().startswith("{") or not (folder / "run.json").exists():
+    if docname not in claims.CRITERIA or not source[0].lstrip().startswith("{") or not (folder / "run.json").exists():
         return
     book = nbformat.reads(source[0], as_version=4)
     made = pages.outputs(book, folder, _beside(app, docname), _site(app), _up(docname))

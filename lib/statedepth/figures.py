@@ -6,7 +6,15 @@ from collections.abc import Callable
 import altair as alt
 import pandas as pd
 
-from statedepth import bottleneck_figures, causal_figures, findings, grouping_figures, overview_figures, profiles
+from statedepth import (
+    bottleneck_figures,
+    causal_figures,
+    findings,
+    grouping_figures,
+    overview_figures,
+    profiles,
+    sensitivity_figures,
+)
 from statedepth.flip import PUBLISHED_PROFILES, contrasts, outcomes_by_reading
 from statedepth.render import Figure
 from statedepth.theme import (
@@ -473,6 +481,7 @@ CHARTS: dict[str, dict[str, Callable[[Tables], Figure]]] = {
     "s3_grouping": grouping_figures.CHARTS,
     "causal_necessity": causal_figures.CHARTS,
     "pretrained_bottleneck": bottleneck_figures.CHARTS,
+    "flip_sensitivity": sensitivity_figures.CHARTS,
     "speed": {"steps": training_steps, "scaling": growth_with_length},
     "seed": {"training": one_seed},
 }

@@ -13,6 +13,7 @@ from typing import Any
 import jupytext
 import nbformat
 import papermill
+import yaml
 from papermill.exceptions import PapermillExecutionError
 
 from statedepth import claims, explorer, figures, grid, notebook, tables
@@ -115,11 +116,20 @@ def site_of(folder: Path) -> Path:
     shutil.copytree(BOOK, book, dirs_exist_ok=True, ignore=shutil.ignore_patterns("_build", "checkpoints", ".*"))
     for name in ("_config.yml", "_toc.yml"):
         shutil.copy2(ROOT / name, folder / name)
+    _list_pages(folder / "_toc.yml", [path.stem for path in sorted((folder / "executed").glob("*.ipynb"))])
     for ran in sorted((folder / "executed").glob("*.ipynb")):
         shutil.copy2(ran, book / ran.name)
         shutil.rmtree(book / "data" / ran.stem, ignore_errors=True)
         shutil.copytree(folder / "data" / ran.stem, book / "data" / ran.stem)
     return build_site(book, folder / "site")
+
+
+def _list_pages(contents: Path, names: list[str]) -> None:
+    """Notebooks that the published book does not have go behind its claims in the table of contents."""
+    toc = yaml.safe_load(contents.read_text())
+    listed = {chapter["file"] for part in toc["parts"] for chapter in part["chapters"]}
+    toc["parts"][0]["chapters"] += [{"file": name} for name in names if name not in listed]
+    contents.write_text(yaml.safe_dump(toc, sort_keys=False))
 
 
 def run(names: list[str], profile: str, values: Mapping[str, Any], folder: Path) -> Path:

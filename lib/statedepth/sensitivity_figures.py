@@ -1,0 +1,186 @@
+"""Figures of the sensitivity study: what each setting does to claim 1, to its profiles, and to their way through training."""
+
+from collections.abc import Callable
+
+import altair as alt
+import pandas as pd
+
+from statedepth import flip, profiles, sensitivity
+from statedepth.render import Figure
+from statedepth.sensitivity import BASE, variant_name
+from statedepth.theme import ARCHITECTURES, COLOURS, GREY, READABILITY, over_seeds, themed
+from statedepth.verdicts import NAMES, THRESHOLD, Tables, task_name
+
+
+def _variants(tables: Tables) -> list[str]:
+    return list(dict.fromkeys(tables["varied"]["variant"]))
+
+
+def contrasts(tables: Tables) -> Figure:
+    """Does an architecture change its side of the Transformer when a setting changes?"""
+    table = sensitivity.indices(tables["varied_profiles"])
+    found = flip.contrasts(table).query("index == 'concentration' and task != 'interaction'")
+    found = found.dropna(subset=["difference"]).rename(columns={"reading": "variant"})
+    found = found.assign(
+        name=found["architecture"].map(NAMES),
+        setting=found["variant"].map(variant_name),
+        low=found["low"].fillna(found["difference"]),
+        high=found["high"].fillna(found["difference"]),
+    )
+    order = [variant_name(variant) for variant in _variants(tables)]
+    x = alt.X("difference:Q", title="C minus the Transformer's", scale=alt.Scale(domain=[-1, 1], clamp=True))
+    tooltip = [
+        "name:N",
+        "setting:N",
+        *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("difference", "low", "high")),
+        "n:Q",
+    ]
+    columns = []
+    for task, here in found.groupby("task", sort=False):
+        panels = []
+        for name in [name for name in ARCHITECTURES if name in set(here["name"])]:
+            base = alt.Chart(here[here["name"] == name]).encode(
+                y=alt.Y("setting:N", sort=order, title=None, axis=alt.Axis(labelLimit=200)), color=alt.value(COLOURS[name])
+            )  # fmt: skip
+            layers = [
+                alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=GREY).encode(x=alt.X("zero:Q", title=None)),
+                base.mark_rule(strokeWidth=2, clip=True).encode(x=alt.X("low:Q", title=None), x2="high:Q"),
+                base.mark_point(size=55, filled=True, opacity=1).encode(x=x, tooltip=tooltip),
+            ]
+            title = alt.TitleParams(f"{name} · {task_name(str(task))}", color=COLOURS[name])
+            panels.append(alt.layer(*layers).properties(width=180, height=alt.Step(16), title=title))
+        columns.append(alt.vconcat(*panels))
+    caption = (
+        "Concentration, architecture minus Transformer, at each setting, with pointwise 95% Welch intervals over seeds, cut "
+        "at the edge. The claim puts Parity right of zero and Dyck left of it. A setting without a mark was not tested."
+    )
+    chart = alt.hconcat(*columns) if columns else alt.Chart(found).mark_point()
+    return Figure(
+        themed(chart), "flip_sensitivity.contrasts", f"{_finding(tables)} {caption}", caption, _finding(tables)
+    )
+
+
+def _finding(tables: Tables) -> str:
+    found = sensitivity.outcomes(tables)
+    said: dict[str, list[str]] = {}
+    for variant, one in found.items():
+        said.setdefault(one.outcome, []).append(variant_name(variant))
+    parts = [f"{outcome} with {', '.join(settings)}" for outcome, settings in said.items()]
+    return f"By its own criterion claim 1 is {'; '.join(parts)}."
+
+
+def profile_lines(tables: Tables) -> Figure:
+    """Where does the state become readable on Parity, at each setting?"""
+    table = profiles.with_readability(tables["varied_profiles"].query("passed and task == 'parity'"))
+    table = table.assign(
+        name=table["architecture"].map(NAMES),
+        depth=table["site"] / table.groupby(["variant", "architecture"])["site"].transform("max"),
+        setting=table["variant"].map(variant_name),
+    )
+    lines = over_seeds(table, ["setting", "name", "depth"], "readability")
+    order = [variant_name(variant) for variant in _variants(tables)]
+    names = [name for name in ARCHITECTURES if name in set(lines["name"])]
+    base = lines[lines["setting"] == variant_name(BASE)].drop(columns="setting")
+    x = alt.X("depth:Q", title="depth", axis=alt.Axis(values=[0, 1], grid=False), scale=alt.Scale(domain=[0, 1]))
+    y = alt.Y("mean:Q", title=READABILITY, scale=alt.Scale(domain=[-0.05, 1.05], clamp=True), axis=alt.Axis(values=[0, 1]))  # fmt: skip
+    tooltip = ["setting:N", "name:N", alt.Tooltip("depth:Q", format=".2f"), *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("mean", "low", "high")), "n:Q"]  # fmt: skip
+    rows = []
+    for setting in order:
+        cells = []
+        for name in names:
+            here = lines[(lines["setting"] == setting) & (lines["name"] == name)]
+            reference = alt.Chart(base[base["name"] == name]).mark_line(color="#9a9a9a", strokeDash=[3, 2])
+            layers: list[alt.Chart] = [reference.encode(x=x, y=y)]
+            if len(here):
+                shape = alt.Chart(here).encode(x=x, color=alt.value(COLOURS[name]))
+                layers += [
+                    shape.mark_area(opacity=0.25).encode(y=alt.Y("low:Q"), y2="high:Q"),
+                    shape.mark_line(strokeWidth=2, point=True).encode(y=y, tooltip=tooltip),
+                ]
+            title = alt.TitleParams(name if setting == order[0] else "", color=COLOURS[name], fontSize=11)
+            cells.append(alt.layer(*layers).properties(width=58, height=52, title=title))
+        rows.append(alt.hconcat(*cells, spacing=6, title=alt.TitleParams(setting, fontSize=12, fontWeight="normal")))
+    moved = _late_by_variant(tables)
+    caption = (
+        "Readability of the state on Parity from embedding (depth 0) to last block (1), in models that learned it: mean and "
+        "95% band over seeds. Dashed: claim 1's own setting. A panel with the dashed line alone: no model learned it."
+    )
+    chart = alt.vconcat(*rows, spacing=4)
+    return Figure(themed(chart), "flip_sensitivity.profiles", f"{moved} {caption}", caption, moved)
+
+
+def _late_by_variant(tables: Tables) -> str:
+    """Who is late on Parity, at which settings."""
+    late: dict[str, list[str]] = {}
+    for variant, one in sensitivity.outcomes(tables).items():
+        names = [NAMES[p.key.partition(".")[0]] for p in one.parts if p.key.endswith(".late") and p.holds]
+        late.setdefault(", ".join(names) or "no architecture but the Transformer", []).append(variant_name(variant))
+    return (
+        "The largest rise on Parity is at the last block in at least 80% of seeds of "
+        + "; ".join(f"{names} ({', '.join(settings)})" for names, settings in late.items())
+        + "."
+    )
+
+
+def training(tables: Tables) -> Figure:
+    """Does the rise come to the last block before the task is mastered, or after?"""
+    table = tables["trajectory"]
+    last = table.groupby(["task", "architecture", "seed"])["step"].transform("max")
+    table = profiles.with_readability(table).assign(
+        share=table["step"] / last, name=table["architecture"].map(NAMES), panel=table["task"].map(task_name)
+    )
+    cells = over_seeds(table, ["panel", "name", "share", "site"], "readability")
+    shares = sorted(cells["share"].round(6).unique())
+    cells["moment"] = [f"{100 * share:.0f}" for share in cells["share"]]
+    when = sensitivity.through_training(tables["trajectory"])
+    when = when.assign(name=when["architecture"].map(NAMES), panel=when["task"].map(task_name))
+    when = when.dropna(subset=["mastery"])
+    when["moment"] = [f"{100 * m / s:.0f}" for m, s in zip(when["mastery"], when["steps"], strict=True)]
+    x = alt.X("moment:O", title="per cent of training", sort=[f"{100 * share:.0f}" for share in shares], axis=alt.Axis(labelAngle=0))  # fmt: skip
+    columns = []
+    for panel in dict.fromkeys(cells["panel"]):
+        panels = []
+        for name in [name for name in ARCHITECTURES if name in set(cells["name"])]:
+            here = cells[(cells["panel"] == panel) & (cells["name"] == name)]
+            fill = (
+                alt.Chart(here)
+                .mark_rect()
+                .encode(
+                    x=x,
+                    y=alt.Y("site:O", sort="descending", title="site"),
+                    color=alt.Color(
+                        "mean:Q",
+                        scale=alt.Scale(scheme="viridis", domain=[0, 1], clamp=True),
+                        legend=alt.Legend(title=READABILITY, gradientLength=160),
+                    ),
+                    tooltip=["name:N", "moment:O", "site:O", alt.Tooltip("mean:Q", format=".3f"), "n:Q"],
+                )
+            )
+            ours = when[(when["panel"] == panel) & (when["name"] == name)]
+            counted = ours.groupby("moment", as_index=False).size().assign(text=lambda t: "▲" + t["size"].astype(str))
+            marks = alt.Chart(counted).mark_text(baseline="top", dy=2, fontSize=10, color=COLOURS[name])
+            marks = marks.encode(x=x, y=alt.value(92), text="text:N")
+            title = alt.TitleParams(f"{name} · {panel}", color=COLOURS[name])
+            panels.append((fill + marks).properties(width=240, height=90, title=title))
+        columns.append(alt.vconcat(*panels))
+    said = _when(when, sensitivity.through_training(tables["trajectory"]))
+    caption = (
+        f"Readability at each site through training, mean over seeds. ▲ with a number: so many seeds have {THRESHOLD:.0%} of "
+        "answers right at the training length from that moment on, for the first time."
+    )
+    return Figure(themed(alt.hconcat(*columns)), "flip_sensitivity.training", f"{said} {caption}", caption, said)
+
+
+def _when(_: pd.DataFrame, found: pd.DataFrame) -> str:
+    """On Parity, in how many seeds late came before mastery, with it, after it, or never."""
+    here = found[found["task"] == "parity"]
+    counts = here["when"].value_counts()
+    said = ", ".join(f"{when} {counts[when]}" for when in ("before", "at", "after", "never late", "not mastered") if when in counts)  # fmt: skip
+    return f"On Parity the largest rise first comes to the last block, beside mastery, in so many of {len(here)} models: {said}." if len(here) else "Parity was not followed."  # fmt: skip
+
+
+CHARTS: dict[str, Callable[[Tables], Figure]] = {
+    "contrasts": contrasts,
+    "profiles": profile_lines,
+    "training": training,
+}

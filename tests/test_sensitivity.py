@@ -1,0 +1,141 @@
+"""The sensitivity study: claim 1's criterion at other settings, and the order of "late" and mastery, on planted tables."""
+
+import pytest
+from synthetic import EARLY, FLAT, FLIPPED, LATE, OTHERS, sensitivity_tables
+
+from statedepth import claims, figures, grid, sensitivity
+from statedepth import tables as table_files
+from statedepth.models import ModelSpec
+from statedepth.training import Run, TrainSpec
+
+NOT_FLIPPED = {**FLIPPED, **{("parity", a): EARLY for a in OTHERS}}
+
+
+def holds(verdict, key):
+    return {part.key: part.holds for part in verdict.parts}[key]
+
+
+def test_the_same_profiles_at_another_setting_are_stable():
+    verdict = sensitivity.verdict(sensitivity_tables())
+    assert (verdict.outcome, verdict.provisional) == ("stable", True)
+    assert holds(verdict, "n_layers=8.outcome") is True
+    assert verdict.deciding == [{"label": "8 blocks: statements that come out otherwise", "text": "0 of 12"}]
+
+
+def test_a_setting_that_turns_the_outcome_is_named_and_what_moved_is_counted():
+    made = sensitivity_tables(variants={"n_layers=8": FLIPPED, "length=40": NOT_FLIPPED})
+    verdict = sensitivity.verdict(made)
+    assert verdict.outcome == "changes"
+    assert "It comes out otherwise with 40 tokens (not reproduced)." in verdict.reasons
+    assert (holds(verdict, "n_layers=8.outcome"), holds(verdict, "length=40.outcome")) == (True, False)
+    row = sensitivity.beside_base(made).set_index("setting").loc["40 tokens"]
+    assert row["statements otherwise"] == "4 of 12"  # late on Parity, in each of four architectures
+    assert row["which"].count("has its largest rise on Parity at the last block") == 4
+
+
+def test_a_setting_in_which_the_transformer_did_not_learn_is_not_tested_and_does_not_count():
+    made = sensitivity_tables(failed=[("n_layers=8", "parity", "transformer")])
+    verdict = sensitivity.verdict(made)
+    assert verdict.outcome == "not tested"
+    assert holds(verdict, "n_layers=8.outcome") is None and holds(verdict, "n_layers=8.tested") is False
+    assert sensitivity.numbers(made)["failed"].text == "3"
+
+
+@pytest.mark.parametrize(
+    ("way", "reached", "when"),
+    [
+        ((LATE, EARLY, EARLY), (0.5, 0.995, 1.0), "before"),
+        ((FLAT, LATE, EARLY), (0.5, 0.995, 1.0), "at"),
+        ((FLAT, EARLY, LATE), (0.5, 0.995, 1.0), "after"),
+        ((FLAT, EARLY, EARLY), (0.5, 0.995, 1.0), "never late"),
+        ((LATE, LATE, LATE), (0.5, 0.6, 0.98), "not mastered"),
+        (((0.0, 0.0, 0.0, 0.0, 0.05), FLAT, LATE), (0.5, 0.995, 1.0), "after"),  # too little rise to be called late
+    ],
+)
+def test_late_is_put_in_order_with_mastery(way, reached, when):
+    found = sensitivity.through_training(sensitivity_tables(on_the_way=way, reached=reached)["trajectory"])
+    assert set(found["when"]) == {when}
+    assert set(found["late_end"]) == {way[-1] is LATE}
+
+
+def test_predictions_name_parts_that_the_verdict_has():
+    made = sensitivity_tables(variants=dict.fromkeys(sensitivity.VARIANTS, FLIPPED))
+    verdict = sensitivity.verdict(made)
+    assert {key for p in sensitivity.PREDICTIONS for key in p.expected} <= {part.key for part in verdict.parts}
+    assert set(claims.outcomes_of_predictions("flip_sensitivity", verdict)["came true"]) <= {
+        "yes",
+        "no",
+        "in part",
+        "undecided",
+    }
+
+
+def test_tables_fit_their_schemas_and_every_figure_is_drawn(tmp_path):
+    for name, table in sensitivity_tables(failed=[("n_layers=8", "parity", "lstm")]).items():
+        table_files.write(table, name, tmp_path)
+    read = table_files.read_folder(tmp_path)
+    assert sensitivity.verdict(read).record("paper")["title"] == "Claim 1 at other settings"
+    for name in figures.CHARTS["flip_sensitivity"]:
+        made = figures.chart("flip_sensitivity", name, read)
+        assert made.svg.startswith("<svg") and made.finding
+
+
+# ---- the runs --------------------------------------------------------------------------------------------------------------
+
+VALUES = {
+    "tasks": ["parity"],
+    "architectures": ["mamba", "gru"],
+    "seeds": [0],
+    "d_model": 64,
+    "n_layers": 4,
+    "length": 20,
+    "steps": 0,
+}
+
+
+def varied(*variants):
+    return grid.varied_runs({**VALUES, "variants": list(variants)})
+
+
+def test_a_variant_is_claim_1s_run_with_one_setting_changed():
+    found = varied("n_layers=8", "supervision=last", "length=40")
+    base = found[grid.BASE]
+    assert [run.model.n_layers for run in found["n_layers=8"]] == [8, 8]
+    assert [run.train.supervision for run in found["supervision=last"]] == ["last", "last"]
+    assert [run.train.length for run in found["length=40"]] == [40, 40]
+    assert grid.cross(["parity"], ["mamba", "gru"], [0], 64, 4, length=20) == base
+
+
+def test_an_architecture_without_the_setting_is_in_the_variant_as_it_was():
+    found = varied("residual=true", "negative_eigenvalues=true")
+    mamba, gru = found[grid.BASE]
+    assert found["residual=true"] == [mamba, Run("parity", ModelSpec("gru", residual=True), gru.train)]
+    assert found["negative_eigenvalues=true"][1] == gru
+
+
+def test_a_transformer_gets_positions_for_a_longer_training():
+    run = grid.varied(Run("parity", ModelSpec("transformer"), TrainSpec(length=20)), "length=40")
+    assert run.model.n_positions == 160
+
+
+@pytest.mark.parametrize(
+    ("variant", "says"),
+    [
+        ("depth=8", "'depth=8' must be SETTING=VALUE"),
+        ("seed=3", "'seed=3' must be SETTING=VALUE"),
+        ("n_layers=four", "n_layers='four': must be a whole number"),
+        ("n_layers=4", "'n_layers=4' changes none of mamba, gru"),
+        ("supervision=first", "supervision='first': must be every or last"),
+    ],
+)
+def test_a_variant_that_is_none_is_refused_before_anything_is_computed(variant, says):
+    with pytest.raises(ValueError, match=says):
+        varied(variant)
+    with pytest.raises(ValueError, match="names 'n_layers=8' more than once"):
+        varied("n_layers=8", "n_layers=8")
+
+
+@pytest.mark.parametrize("moments", [[], [0.5, 0.1], [0.0, 1.5], [0.1, 0.1]])
+def test_moments_rise_from_0_to_1(moments):
+    with pytest.raises(ValueError, match="must be shares of training that rise"):
+        grid.moments_of({"moments": moments})
