@@ -687,6 +687,7 @@ def _library_digest() -> str:
 
 
 SCHEDULER = "STATEDEPTH_SCHEDULER"  # environment variable: address of a Dask scheduler, or its scheduler file
+ANSWERS_IN = 30  # seconds in which a scheduler must answer
 
 
 def _parallel(function: Callable[..., str], items: Sequence[tuple], workers: int, label: str) -> None:
@@ -721,12 +722,12 @@ def _on_cluster(where: str, function: Callable[..., str], items: Sequence[tuple]
 
     try:
         named = {"scheduler_file": where} if Path(where).exists() else {"address": where}
-        client = Client(**named, timeout=30, set_as_default=False)
+        client = Client(**named, timeout=ANSWERS_IN, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise ValueError(f"{SCHEDULER}={where!r}: no Dask scheduler answers there ({error})") from error
     with client, tempfile.NamedTemporaryFile(dir=_made(CACHE)) as token:
         here = (str(CACHE.resolve()), str(PUBLISHED.resolve()))
-        found = client.run(_worker, *here, str(Path(token.name).resolve()))
+        found = client.run(_worker, *here, str(_seen_from_here(token.name)))
         if blind := [address for address, (sees, _) in found.items() if not sees]:
             raise ValueError(f"{SCHEDULER}={where!r}: {blind[0]} does not see the cache; set STATEDEPTH_CACHE to a folder that all machines share")  # fmt: skip
         if others := [address for address, (_, code) in found.items() if code != _library_digest()]:
@@ -734,6 +735,10 @@ def _on_cluster(where: str, function: Callable[..., str], items: Sequence[tuple]
         futures = [client.submit(_as_here, *here, function, *item, pure=False) for item in items]
         for future in as_completed(futures, loop=client.loop):
             yield future.result()
+
+
+def _seen_from_here(name: str) -> Path:
+    return Path(name).resolve()
 
 
 def _made(folder: Path) -> Path:
