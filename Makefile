@@ -4,7 +4,7 @@ BIN := .venv/bin
 NOTEBOOK ?= flip
 ARGS ?=
 
-.PHONY: book test run site train publish redraw verify links bench check format
+.PHONY: book test run site reproduce train publish redraw verify links bench check format
 
 book: .venv/.ready ## execute every notebook at the quick profile and build the site from them
 	$(BIN)/python -m statedepth book
@@ -17,6 +17,9 @@ run: .venv/.ready ## execute one notebook: make run NOTEBOOK=flip ARGS="-p seeds
 
 site: .venv/.ready ## build the published run
 	$(BIN)/jupyter-book build book/ -W --keep-going
+
+reproduce: .venv/.ready ## the whole paper from nothing, every model trained anew; goes on where it was stopped
+	$(BIN)/python -m statedepth reproduce $(ARGS)
 
 train: .venv/.ready ## train the models of a published run that have no checkpoint yet
 	$(BIN)/python -m statedepth train $(NOTEBOOK)

@@ -98,3 +98,14 @@ def test_workers_that_do_not_see_the_cache_are_refused(cluster, monkeypatch, tmp
     monkeypatch.setattr(grid, "_seen_from_here", lambda _: elsewhere / "token")
     with pytest.raises(ValueError, match="does not see the cache; set STATEDEPTH_CACHE"):
         grid.obtain(RUNS[:1])
+
+
+def test_the_script_for_slurm_asks_for_workers_of_one_thread(monkeypatch, capsys):
+    """The page's own script, but for the submission: without Slurm it can go as far as the job that it would submit."""
+    script = re.search(r"```python\n(.*?)```", (grid.ROOT / "book" / "reproduce.md").read_text(), re.S)[1]
+    monkeypatch.setattr("dask_jobqueue.SLURMCluster.scale", lambda cluster, jobs: print(jobs, cluster.job_script()))
+    monkeypatch.setattr("builtins.input", print)
+    exec(compile(script, "reproduce.md", "exec"), {"__name__": "__main__"})
+    said = capsys.readouterr().out
+    assert said.startswith("40 ") and "#SBATCH --cpus-per-task=1" in said and "--nthreads 1" in said
+    assert re.search(r"^tcp://\S+:\d+$", said, re.M)

@@ -73,6 +73,7 @@ ORDER = [
         "pages",
         "publish",
         "verify",
+        "reproduce",
         "book",
         "__main__",
     ),
@@ -184,3 +185,24 @@ def test_every_short_readme_command_runs(command):
         ["git", "-C", str(ROOT), "status", "--porcelain"], capture_output=True, text=True, check=True
     ).stdout
     assert after == before, "the command touched tracked files"
+
+
+# ---- CONTRIBUTING ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_picture_of_the_house_shows_every_module():
+    picture = (ROOT / "book" / "_static" / "house.svg").read_text()
+    shown = set(re.findall(r"\w+", " ".join(re.findall(r">([^<]*)</text>", picture))))
+    hidden = {m for m in ORDER if m not in shown and not m.endswith("_figures")} - {"__main__"}
+    assert not hidden
+    words = re.findall(r"monospace[^>]*>([^<]*)</text>", picture)
+    named = {word for text in words if "," not in text for word in text.split()}
+    assert named <= set(ORDER), "names a module that is gone"
+
+
+def test_contributing_names_examples_that_are_there():
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    linked = re.findall(r"\]\(([^)]+)\)", text)
+    assert len(linked) == 6 and all((ROOT / place).exists() for place in linked)
+    examples = {path.name for path in (ROOT / "tests" / "extensions").glob("*.py")}
+    assert {Path(place).name for place in linked} == examples | {"house.svg"}

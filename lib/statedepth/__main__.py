@@ -1,4 +1,4 @@
-"""The command line: python -m statedepth run | book | train | publish | redraw | explorer | verify | check."""
+"""The command line: python -m statedepth run | book | reproduce | train | publish | redraw | explorer | verify | check."""
 
 import argparse
 import sys
@@ -6,7 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from statedepth import necessity, notebook, publish, verify
+from statedepth import necessity, notebook, publish, reproduce, verify
 from statedepth.files import write_whole
 from statedepth.publish import BUILD
 
@@ -42,6 +42,12 @@ def main(arguments: list[str] | None = None) -> int:
     run.add_argument("-p", dest="pairs", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     run.add_argument("--profile", default="paper")
     commands.add_parser("book", help="execute every notebook at the quick profile and build the site from them")
+    whole = commands.add_parser(
+        "reproduce", help="the whole paper from nothing: train, measure, build the site, compare"
+    )
+    whole.add_argument("notebooks", nargs="*")
+    whole.add_argument("--one-seed", action="store_true", help="seed 0 of the core tasks, claims 1 to 3")
+    whole.add_argument("-p", dest="pairs", nargs=2, action="append", default=[], metavar=("NAME", "VALUE"))
     for name, meaning in (
         ("train", "train the models of a published run that have no checkpoint yet"),
         ("publish", "train, execute at the paper profile, and replace the published run"),
@@ -56,6 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
         "verify", help="execute the quick profile and compare its headlines with the published ones"
     )
     tolerated.add_argument("notebooks", nargs="*")
+    tolerated.add_argument(
+        "--published", action="store_true", help="at the published settings rather than the quick profile's"
+    )
     tolerated.add_argument("--publish", action="store_true", help="write the headlines rather than compare with them")
     own = commands.add_parser("check", help="is a variable readable in your activations, and does an edit remove it?")
     own.add_argument("file", type=Path, help=".npz with the arrays h (n, D), labels, sequence and position (n,)")
@@ -77,8 +86,12 @@ def main(arguments: list[str] | None = None) -> int:
                 publish.redraw(name)
         elif chosen.command == "explorer":
             publish.explore()
+        elif chosen.command == "reproduce":
+            values = publish.parse_assignments(chosen.pairs)
+            reproduce.reproduce(reproduce.chosen_values(chosen.notebooks, chosen.one_seed, values))
         elif chosen.command == "verify":
-            return verify.verify(chosen.notebooks or notebook.known(), chosen.publish)
+            how = verify.at_published_settings if chosen.published else verify.verify
+            return how(chosen.notebooks or notebook.known(), chosen.publish)
         elif chosen.command == "check":
             check(chosen.file, chosen.methods or necessity.CHECKED, chosen.out, chosen.seed)
         else:

@@ -50,9 +50,10 @@ from statedepth.training import Run, Trained, TrainSpec
 AnyRun = Run | Tuning
 
 ROOT = Path(__file__).resolve().parents[2]
-PUBLISHED = ROOT / "book" / "data" / "checkpoints"
 FRESH_SEED = 1000  # never published, so it is always trained where it is asked for
-CACHE = Path(os.environ.get("STATEDEPTH_CACHE", ROOT / ".cache"))
+CACHE_VARIABLE, PUBLISHED_VARIABLE = "STATEDEPTH_CACHE", "STATEDEPTH_PUBLISHED"
+CACHE = Path(os.environ.get(CACHE_VARIABLE, ROOT / ".cache"))
+PUBLISHED = Path(os.environ.get(PUBLISHED_VARIABLE, ROOT / "book" / "data" / "checkpoints"))
 
 
 def pick_device(device: str) -> str:

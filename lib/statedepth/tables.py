@@ -315,6 +315,19 @@ SCHEMAS: dict[str, pa.DataFrameSchema] = {
         },
         [*WHERE, "site", "penalty"],
     ),
+    # every number of a re-execution beside that of the published run
+    "differences": _schema(
+        {
+            "notebook": pa.Column(str),
+            "key": pa.Column(str),
+            "label": pa.Column(str),
+            "headline": pa.Column(bool),
+            **{name: pa.Column(float, nullable=True) for name in ("published", "now", "difference")},
+            "tolerance": pa.Column(float, pa.Check.gt(0)),
+            "within": pa.Column(bool),
+        },
+        ["notebook", "key"],
+    ),
     # seconds of one training step by each path, at each size; `times_ours`: over ours, of Mamba-2 for
     # its paths and of Mamba for all others
     "steps": _schema(
