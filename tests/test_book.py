@@ -1,13 +1,15 @@
 """The book: numbers and charts follow their tables, an unknown key stops the build, the published run builds cleanly."""
 
 import gzip
+import json
 import re
 
 import pandas as pd
+import pytest
 import yaml
 from conftest import PAGES, edit_json, page, synthetic_data
 
-from statedepth import claims, tables
+from statedepth import claims, tables, verify
 from statedepth.grid import ROOT
 from statedepth.publish import jupyter_book
 
@@ -135,3 +137,29 @@ def test_every_page_of_the_published_site_is_there(published_site):
     assert (
         max(path.stat().st_size for path in published_site.glob("*.html")) < 1_500_000
     )  # for a host that does not compress
+
+
+def test_published_tables_are_of_the_published_checkpoints():
+    """No number of claims 1 and 3 is of other weights than those that readers can load."""
+    for name in ("flip", "causal_necessity"):
+        models = pd.read_csv(ROOT / "book" / "data" / name / "models.csv")
+        for row in models.to_dict("records"):
+            record = json.loads((ROOT / "book" / "data" / "checkpoints" / f"{row['checkpoint']}.json").read_text())
+            accuracy = record["accuracy"][str(row["length"])]
+            assert row["accuracy"] == pytest.approx(sum(accuracy) / len(accuracy), abs=1e-5)
+
+
+def test_a_re_execution_is_shown_number_by_number(small_book):
+    table = verify.differences("flip", tables.read_folder(ROOT / "book" / "data" / "flip"))
+    moved = table.index[table["published"].notna()][3]
+    table.loc[moved, ["now", "difference", "within"]] = [table["published"][moved] + 9, 9.0, False]
+    tables.write(table, "differences", small_book / "data" / "differences")
+    (small_book / "data" / "differences" / "run.json").write_text(
+        (small_book / "data" / "flip" / "run.json").read_text()
+    )
+    (small_book / "other.md").write_text(
+        "# Other\n\n(reproduce-differences)=\n## Differences\n\n{num}`differences.compared` {num}`differences.outside`\n\n```{differences}\n```\n\n```{run-block} differences\n```\n"
+    )
+    assert jupyter_book(small_book, small_book.parent / "out").returncode == 0
+    text = page(small_book.parent / "out" / "_build" / "html", "other")
+    assert f">{len(table)}<" in text and table["label"][moved] in text.replace("&#x27;", "'").replace("&#39;", "'")

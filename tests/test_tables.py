@@ -152,7 +152,28 @@ ROWS["patching"] = {
     "bound": 1.0,
 }
 ROWS["passes"] = {"part": "edits", "task": "parity", "architecture": "lstm", "seconds": 0.1, "seconds_cell_by_cell": 0.3, "ratio": 3.0}  # fmt: skip
+ROWS["varied"] = {
+    **{"variant": "n_layers=8", "task": "parity", "architecture": "lstm", "seed": 0, "checkpoint": "parity-lstm-0-abc"},
+    **{"source": "trained", "parameters": 1234, "blocks": 8, "trained_length": 20, "reached": 0.99, "passed": True},
+}
+ROWS["varied_profiles"] = {
+    "variant": "n_layers=8",
+    **WHERE,
+    "passed": True,
+    "site": 8,
+    "accuracy": 0.9,
+    "majority": 0.5,
+}
+ROWS["trajectory"] = {**WHERE, "step": 50, "reached": 0.7, "site": 4, "accuracy": 0.9, "majority": 0.5}
+ROWS["differences"] = {
+    **{"notebook": "flip", "key": "models", "label": "models", "headline": True, "published": 50.0, "now": 49.0},
+    **{"difference": -1.0, "tolerance": 5.0, "within": True},
+}
 KEYS |= {
+    "varied": "seed",
+    "varied_profiles": "site",
+    "trajectory": "step",
+    "differences": "key",
     "necessity": "site",
     "planted": "site",
     "patching": "site",

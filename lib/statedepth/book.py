@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pandas as pd
 from docutils import nodes
 from docutils.parsers.rst import Directive, directives
 from latex2mathml.converter import convert as mathml
@@ -24,7 +25,20 @@ from sphinx.util.docutils import SphinxDirective, SphinxRole
 from sphinx.util.math import get_node_equation_number
 from sphinx.util.nodes import make_refnode
 
-from statedepth import claims, drawn, exhibit, explorer_page, figures, icons, listing, notebook, pages, render, tables
+from statedepth import (
+    claims,
+    drawn,
+    exhibit,
+    explorer_page,
+    extensions,
+    figures,
+    icons,
+    listing,
+    notebook,
+    pages,
+    render,
+    tables,
+)
 from statedepth.exhibit import badge
 
 LOG = logging.getLogger(__name__)
@@ -33,7 +47,7 @@ SCALES = {
     "analogue": "small language models of our own, an analogue",
     "own checkpoint": "checkpoints of the reader's own",
 }
-EXAMPLES = {"pretrained_bottleneck": {"models": ["mamba-large"], "tasks": ["parity"], "seeds": [0], "scratch_seeds": [], "hard_tasks": [], "width": 3}}  # fmt: skip
+EXAMPLES = {"flip_sensitivity": {"variants": ["n_layers=3"], "seeds": [0]}, "pretrained_bottleneck": {"models": ["mamba-large"], "tasks": ["parity"], "seeds": [0], "scratch_seeds": [], "hard_tasks": [], "width": 3}}  # fmt: skip
 NOT_MEASURED = "not measured yet"
 
 
@@ -67,7 +81,7 @@ def _digest(app: Sphinx) -> str:
     files += [p for p in static.rglob("*") if p.is_file()] + [
         p for p in Path(__file__).parent.iterdir() if p.suffix in {".py", ".js"}
     ]
-    files += [notebook.ROOT / "CHANGELOG.md", *notebook.NOTEBOOKS.glob("*.py")]
+    files += [notebook.ROOT / "CHANGELOG.md", *notebook.NOTEBOOKS.glob("*.py"), *extensions.paths()]
     made = hashlib.sha256(str([metadata.version(name) for name in ("vl-convert-python", "altair", "pandas")]).encode())
     for path in sorted(files):
         made.update(f"{path}\0{path.stat().st_size}\0".encode() + path.read_bytes())
@@ -395,6 +409,36 @@ class Predictions(_Block):
         return f"<p>Of {sum(counts.values())} predictions {said}.</p>" + "".join(parts)
 
 
+class Differences(_Block):
+    """`{differences}`: a re-execution at the published settings beside the published run: how many numbers, and which moved most."""
+
+    required_arguments = 0
+    SHOWN = 12  # rows
+
+    def html(self) -> str:
+        """A row for each notebook, then the numbers with the largest differences."""
+        if _run(self.folder, "differences") is None:
+            return f"<p>{NOT_MEASURED.capitalize()}.</p>"
+        table = _tables(self.folder, "differences", self.config.statedepth_digest)["differences"]
+        counts = [
+            {
+                "notebook": name,
+                "numbers": len(part),
+                "outside their tolerance": int((~part["within"]).sum()),
+                "different in any digit": int((part["difference"].abs() > claims.SAME).sum()),
+            }
+            for name, part in table.groupby("notebook", sort=False)
+        ]
+        moved = table[(table["difference"].abs() > claims.SAME) | ~table["within"]]
+        order = (moved["difference"].abs() / moved["tolerance"]).sort_values(ascending=False, na_position="first").index
+        rows = moved.loc[order[: self.SHOWN], ["label", "published", "now", "tolerance"]].map(
+            lambda value: f"{value:.4g}" if isinstance(value, float) else value
+        )
+        first = render.Rows(pd.DataFrame(counts), "Numbers of a re-execution compared with those of the published run")
+        second = render.Rows(rows, "Those that differ most, as shares of their tolerance") if len(rows) else None
+        return first._repr_html_() + (second._repr_html_() if second else "")
+
+
 class PublishedNumbers(_Block):
     """`{published-numbers}`: the sixteen values of v1's figure, each beside ours with its interval over seeds."""
 
@@ -595,6 +639,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
         "predictions": Predictions,
         "explorer": Explorer,
         "published-numbers": PublishedNumbers,
+        "differences": Differences,
     }
     for name, directive in blocks.items():
         app.add_directive(name, directive)

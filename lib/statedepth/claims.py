@@ -108,6 +108,26 @@ def numbers_of_passes(tables: Tables) -> dict[str, Number]:
     }
 
 
+def numbers_of_differences(tables: Tables) -> dict[str, Number]:
+    """Of a re-execution at the published settings: numbers compared, outside their tolerance, and the largest difference."""
+    table, where = tables["differences"], "reproduce-differences"
+    both = table.dropna(subset=["published", "now"])
+    used = (both["difference"].abs() / both["tolerance"]).max()
+    outside = int((~table["within"]).sum())
+    return {
+        "compared": Number(str(len(table)), len(table), "numbers compared with the published run", where),
+        "outside": Number(str(outside), outside, "of them, outside their tolerance", where),
+        "equal": Number(
+            f"{(both['difference'].abs() < SAME).sum()}",
+            int((both["difference"].abs() < SAME).sum()),
+            "of them, the same in all digits that are written",
+            where,
+        ),
+        "most": Number(f"{used:.0%}", used, "the largest difference, as a share of its tolerance", where),
+    }
+
+
+SAME = 1e-5  # tables are written in six digits
 NUMBERS: dict[str, Callable[[Tables], dict[str, Number]]] = {
     "flip": numbers_of_flip,
     "s3_grouping": grouping.numbers,
@@ -117,12 +137,13 @@ NUMBERS: dict[str, Callable[[Tables], dict[str, Number]]] = {
     "speed": numbers_of_speed,
     "seed": numbers_of_seed,
     "necessity": numbers_of_passes,
+    "differences": numbers_of_differences,
 }
 
 
 def sources() -> tuple[str, ...]:
     """All that a page may quote a number of: folders of book/data."""
-    return (*CLAIMS, *STUDIES, "speed", "seed", "necessity")
+    return (*CLAIMS, *STUDIES, "speed", "seed", "necessity", "differences")
 
 
 def numbers(notebook: str, tables: Tables) -> dict[str, Number]:
