@@ -21,6 +21,7 @@ SMOKE = {
     "flip": {"architectures": ["transformer", "lstm"], "seeds": [0], "d_model": 16, "n_layers": 2, "length": 8, "steps": 12, "n_fit": 256, "n_test": 128, "workers": 1},
     "s3_grouping": {"groups": ["parity", "S3", "dyck-2-4"], "architectures": ["mamba", "lstm"], "seeds": [0], "control_seeds": [0], "targets": ["dyck-2-4", "dyck-2-4-openers"], "d_model": 16, "n_layers": 2, "length": 8, "steps": 12, "n_fit": 256, "n_test": 128, "workers": 1},
     "causal_necessity": {"architectures": ["mamba", "lstm"], "seeds": [0], "beyond": [2.0], "d_model": 16, "n_layers": 2, "length": 10, "steps": 12, "n_erase": 256, "n_fit": 128, "n_test": 128, "n_task": 64, "draws": 2, "own_positions": 2, "n_pairs": 32, "planted_length": 10, "workers": 1},
+    "flip_sensitivity": {"variants": ["n_layers=3", "residual=true"], "architectures": ["transformer", "lstm"], "seeds": [0], "moments": [0.0, 1.0], "d_model": 16, "n_layers": 2, "length": 8, "steps": 12, "n_fit": 256, "n_test": 128, "workers": 1},
     "pretrained_bottleneck": {"checkpoint": "TINY", "seeds": [0], "scratch_seeds": [0], "length": 8, "steps": 30, "n_erase": 128, "n_fit": 128, "n_test": 64, "n_task": 32, "draws": 2, "own_positions": 2, "n_pairs": 32, "workers": 1},
 }  # fmt: skip
 
