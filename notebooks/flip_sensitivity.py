@@ -30,11 +30,11 @@
 # otherwise. The recipe of each architecture stays as it is. To each variant the [criterion of claim 1](flip-criterion)
 # is applied as it stands, over the models that learned their task, and to claim 1's own setting over the same seeds:
 #
-# - *stable*: no variant that could be tested has another outcome;
+# - *stable*: no variant that could be tested has another outcome, or another architecture that flips;
 # - *changes*: one has, and it is named;
 # - *not tested*: no variant, or not claim 1's own setting, could be tested.
 #
-# With fewer than five seeds the intervals alone decide, as in claim 1, and the verdict is provisional. Through training,
+# With fewer than five seeds anywhere the intervals alone decide everywhere, and the verdict is provisional. Through training,
 # a profile is **late** where its largest rise is at the last block; **mastery** is the first moment at which 99% of
 # answers at the training length are right. The criterion is code, in `statedepth.sensitivity.verdict`; it and the
 # predictions below were committed before any of these models was probed.
@@ -71,7 +71,7 @@ moments: list[float] = [
     0.6,
     0.8,
     1.0,
-]  # shares of training after which a model is probed
+]  # shares of training after which a model is probed, from 0 to 1
 n_fit: int = 4096  # sequences that a probe is fitted on; a quarter of them through training
 n_test: int = 2048  # sequences that its accuracy is reported on; half of them through training
 device: str = "auto"  # auto, cpu or cuda

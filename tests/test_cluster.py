@@ -38,13 +38,17 @@ def _own_folders(monkeypatch, tmp_path):
 
 def kill_a_worker_at_work(cluster, checkpoints, killed):
     """Once a training has saved a point to go on from, kill the process that is computing it."""
+    began = time.monotonic()
     while not list(checkpoints.glob("*.resume.safetensors")):
+        if time.monotonic() - began > 120:
+            return
         time.sleep(0.05)
     with Client(cluster.scheduler_address, set_as_default=False) as client:
         pids = client.run(os.getpid)
         busy = [address for address, keys in client.processing().items() if keys]
-    os.kill(pids[busy[0]], signal.SIGKILL)
-    killed.append(pids[busy[0]])
+    for address in busy[:1]:
+        os.kill(pids[address], signal.SIGKILL)
+        killed.append(pids[address])
 
 
 def test_a_grid_on_two_workers_of_which_one_is_killed_equals_the_local_run(cluster, tmp_path, monkeypatch):
@@ -54,9 +58,8 @@ def test_a_grid_on_two_workers_of_which_one_is_killed_equals_the_local_run(clust
     monkeypatch.setenv(grid.SCHEDULER, cluster.scheduler_address)
     monkeypatch.setattr(training, "train", partial(pytest.fail, "trained here, not on the cluster"))
     killed: list[int] = []
-    killer = threading.Thread(
-        target=kill_a_worker_at_work, args=(cluster, tmp_path / "cluster" / "checkpoints", killed)
-    )
+    arguments = cluster, tmp_path / "cluster" / "checkpoints", killed
+    killer = threading.Thread(target=kill_a_worker_at_work, args=arguments, daemon=True)
     killer.start()
     assert set(grid.obtain(RUNS).values()) == {"trained"}
     killer.join()
@@ -109,3 +112,16 @@ def test_the_script_for_slurm_asks_for_workers_of_one_thread(monkeypatch, capsys
     said = capsys.readouterr().out
     assert said.startswith("40 ") and "#SBATCH --cpus-per-task=1" in said and "--nthreads 1" in said
     assert re.search(r"^tcp://\S+:\d+$", said, re.M)
+
+
+def test_workers_of_several_threads_and_a_scheduler_without_workers_are_refused(monkeypatch):
+    """Two trainings in one process would share the generator from which initial weights are drawn."""
+    with LocalCluster(n_workers=1, threads_per_worker=2, processes=False, dashboard_address=None) as made:
+        monkeypatch.setenv(grid.SCHEDULER, made.scheduler_address)
+        with pytest.raises(ValueError, match="has several threads; start workers with --nthreads 1"):
+            grid.obtain(RUNS[:1])
+    with LocalCluster(n_workers=0, processes=False, dashboard_address=None) as made:
+        monkeypatch.setenv(grid.SCHEDULER, made.scheduler_address)
+        monkeypatch.setattr(grid, "WORKERS_IN", 0.5)
+        with pytest.raises(ValueError, match=r"no worker came in 0\.5 s"):
+            grid.obtain(RUNS[:1])

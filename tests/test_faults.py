@@ -3,18 +3,19 @@
 A few kills of each kind run with every test; STATEDEPTH_KILLS=60 asks for that many in all (15 min on 2 cores).
 """
 
+import contextlib
 import json
 import os
 import random
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pandas as pd
+import psutil
 import pytest
 import safetensors
 from synthetic import FLAT, LATE, tables
@@ -78,8 +79,15 @@ def start(*arguments, **env):
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
-        start_new_session=True,  # so that its workers and kernels are killed with it
+        start_new_session=True,
     )
+
+
+def kill(process):
+    """The process, its workers and its kernels, which have sessions of their own."""
+    for one in (*psutil.Process(process.pid).children(recursive=True), process):
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            one.kill()
 
 
 def end(process):
@@ -102,7 +110,7 @@ def kill_at_random(begin, kills, seconds, rng, look=lambda: None):
             assert process.returncode == 0
             fresh += 1
         except subprocess.TimeoutExpired:
-            os.killpg(process.pid, signal.SIGKILL)
+            kill(process)
             process.communicate()
             done += 1
         look()
@@ -291,8 +299,8 @@ def test_a_second_run_into_the_same_folder_is_refused_and_the_first_loses_nothin
     data = tmp_path / "data"
     data.mkdir()
     (data / "models.csv").write_text("of the first run")
-    with files.alone(tmp_path / ".data.lock"):
-        with pytest.raises(publish.RunFailed, match="another run is at work there"):
+    with files.alone(data / ".lock"):
+        with pytest.raises(publish.RunFailed, match="data': another run is writing its tables there"):
             publish.execute("flip", SMOKE["flip"], tmp_path / "executed", data)
         assert (data / "models.csv").read_text() == "of the first run"
     assert not list((tmp_path / "executed").glob("*.ipynb"))
@@ -302,12 +310,20 @@ def test_a_killed_run_does_not_lock_its_folder(tmp_path):
     script = "import sys, time\nfrom pathlib import Path\nfrom statedepth import files\nwith files.alone(Path(sys.argv[1])):\n    print('in', flush=True)\n    time.sleep(60)"  # fmt: skip
     process = start("-c", script, tmp_path / "x.lock")
     assert process.stdout.readline() == "in\n"
-    with pytest.raises(ValueError, match="another run is at work"), files.alone(tmp_path / "x.lock", wait=False):
+    with pytest.raises(ValueError, match="x: another process is at work there"), files.alone(tmp_path / "x.lock", 0):
         pass
-    os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
     process.communicate()
-    with files.alone(tmp_path / "x.lock", wait=False):
+    with files.alone(tmp_path / "x.lock", 0):
         pass
+
+
+def test_a_notebook_that_begins_anew_in_one_kernel_is_not_kept_out_by_itself(tmp_path):
+    values = {**{name: p.default for name, p in notebook.declared("flip").items()}, "out": str(tmp_path / "data")}
+    for _ in range(2):
+        session = notebook.begin("flip", values)
+    session.held.close()
+    assert not list((tmp_path / "data").glob("*.*[a-z]"))
 
 
 # ---- damaged files ----------------------------------------------------------------------------------------------------------

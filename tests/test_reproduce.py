@@ -58,16 +58,23 @@ def test_from_nothing_killed_on_its_way_it_goes_on_and_ends_as_if_it_had_not_bee
         pd.testing.assert_frame_equal(one[name], two[name])
 
 
-def test_inside_nothing_published_is_seen_and_afterwards_all_is_as_before(tmp_path, monkeypatch):
-    monkeypatch.setenv(grid.CACHE_VARIABLE, "mine")
+@pytest.mark.parametrize("named", [False, True])
+def test_inside_nothing_published_is_seen_and_afterwards_all_is_as_before(named, tmp_path, monkeypatch):
+    """Where a cache is named, as for a cluster that shares it, the new one is a folder of that."""
     monkeypatch.delenv(grid.PUBLISHED_VARIABLE, raising=False)
-    before = grid.CACHE, grid.PUBLISHED
-    with reproduce.from_nothing(tmp_path):
-        assert (tmp_path / "cache", tmp_path / "published") == (grid.CACHE, grid.PUBLISHED)
+    monkeypatch.delenv(grid.CACHE_VARIABLE, raising=False)
+    if named:
+        monkeypatch.setenv(grid.CACHE_VARIABLE, str(tmp_path / "shared"))
+    environment, before = dict(os.environ), (grid.CACHE, grid.PUBLISHED)
+    place = tmp_path / "paper"
+    expected = (tmp_path / "shared" / "paper" if named else place / "cache", place / "published")
+    with reproduce.from_nothing(place):
+        found = grid.CACHE, grid.PUBLISHED
+        assert found == expected
         seen = subprocess.run([sys.executable, "-c", "from statedepth import grid; print(grid.CACHE, grid.PUBLISHED)"], capture_output=True, text=True, check=True).stdout  # fmt: skip
-        assert seen.split() == [str(tmp_path / "cache"), str(tmp_path / "published")]
-    assert before == (grid.CACHE, grid.PUBLISHED)
-    assert os.environ[grid.CACHE_VARIABLE] == "mine" and grid.PUBLISHED_VARIABLE not in os.environ
+        assert seen.split() == [str(path) for path in expected]
+    after = grid.CACHE, grid.PUBLISHED
+    assert after == before and dict(os.environ) == environment
 
 
 def stage(name, minutes, share):
@@ -135,6 +142,7 @@ def published(tmp_path, monkeypatch):
     made = tables(FLIPPED)
     for name, table in made.items():
         table_files.write(table, name, tmp_path / "book" / "data" / "flip")
+    (tmp_path / "book" / "data" / "flip" / "run.json").write_text("{}")
     return made
 
 
@@ -161,3 +169,18 @@ def test_a_number_that_only_one_run_has_is_not_within(published):
     table = verify.differences("flip", fewer)
     lacking = table[table["now"].isna()]
     assert len(lacking) and not lacking["within"].any()
+
+
+def test_a_notebook_without_a_published_run_is_left_out_and_costs_the_others_nothing(published, tmp_path):
+    for name, table in published.items():
+        table_files.write(table, name, tmp_path / "data" / "flip")
+    (tmp_path / "data" / "flip_sensitivity").mkdir()
+    table = verify.all_differences(["flip_sensitivity", "flip"], tmp_path / "data")
+    assert set(table["notebook"]) == {"flip"} and table["within"].dtype == bool
+    verify.report(verify.all_differences(["flip_sensitivity"], tmp_path / "data"), tmp_path)
+    assert not (tmp_path / "differences.csv").exists()
+
+
+def test_where_to_compute_does_not_make_a_run_another():
+    assert reproduce.at_published("flip", {"workers": "8", "device": "cpu"})
+    assert not reproduce.at_published("flip", {"seeds": "[0]"})

@@ -126,6 +126,8 @@ def test_a_transformer_gets_positions_for_a_longer_training():
         ("n_layers=four", "n_layers='four': must be a whole number"),
         ("n_layers=4", "'n_layers=4' changes none of mamba, gru"),
         ("supervision=first", "supervision='first': must be every or last"),
+        ("d_model=[", "has a value that cannot be read"),
+        ("lr=fast", "has a value that cannot be read"),
     ],
 )
 def test_a_variant_that_is_none_is_refused_before_anything_is_computed(variant, says):
@@ -135,7 +137,34 @@ def test_a_variant_that_is_none_is_refused_before_anything_is_computed(variant, 
         varied("n_layers=8", "n_layers=8")
 
 
-@pytest.mark.parametrize("moments", [[], [0.5, 0.1], [0.0, 1.5], [0.1, 0.1]])
+@pytest.mark.parametrize("moments", [[], [0.5, 0.1], [0.0, 1.5], [0.1, 0.1], [0.0, 0.5], [0.1, 1.0]])
 def test_moments_rise_from_0_to_1(moments):
-    with pytest.raises(ValueError, match="must be shares of training that rise"):
+    with pytest.raises(ValueError, match="must be shares of training that rise from 0 to 1"):
         grid.moments_of({"moments": moments})
+
+
+def test_a_rate_may_be_written_as_physicists_write_it():
+    assert grid.varied(Run("parity", ModelSpec("gru"), TrainSpec()), "lr=1e-3").train.lr == 1e-3
+
+
+def test_another_architecture_that_flips_is_another_outcome_though_both_are_called_partly():
+    only = {a: {**FLIPPED, **{("parity", other): EARLY for other in OTHERS if other != a}} for a in ("mamba", "lstm")}
+    made = sensitivity_tables(only["mamba"], variants={"n_layers=8": only["mamba"], "length=40": only["lstm"]})
+    verdict = sensitivity.verdict(made)
+    assert {one.outcome for one in sensitivity.outcomes(made).values()} == {"partly"}
+    assert (holds(verdict, "n_layers=8.outcome"), holds(verdict, "length=40.outcome")) == (True, False)
+
+
+def test_one_provisional_variant_makes_intervals_decide_in_all():
+    made = sensitivity_tables(seeds=5)
+    assert not any(one.provisional for one in sensitivity.outcomes(made).values())
+    gone = (made["varied_profiles"]["variant"] == "n_layers=8") & (made["varied_profiles"]["seed"] == 4)
+    made["varied_profiles"] = made["varied_profiles"][~gone]
+    assert all(one.provisional for one in sensitivity.outcomes(made).values())
+
+
+def test_a_model_that_stands_in_several_variants_is_one_model():
+    made = sensitivity_tables()
+    twice = made["varied"]["variant"] == "n_layers=8"
+    made["varied"].loc[twice, "checkpoint"] = made["varied"].loc[~twice, "checkpoint"].to_numpy()
+    assert sensitivity.numbers(made)["models"].value == len(made["varied"]) / 2

@@ -698,6 +698,18 @@ def test_interrupted_snapshots_are_those_of_an_undisturbed_training(tmp_path, mo
         assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_further_steps_and_a_deleted_snapshot_are_made_again(tmp_path):
+    training.snapshots(tiny(), (0, STEPS), tmp_path)
+    undisturbed = training.snapshots(tiny(), (0, 6, STEPS), tmp_path / "other")
+    again = training.snapshots(tiny(), (0, 6, STEPS), tmp_path)
+    for path in tmp_path.glob("*.step6.safetensors"):
+        path.unlink()
+    for found in (again, training.snapshots(tiny(), (0, 6, STEPS), tmp_path)):
+        for step, one in undisturbed.items():
+            a, b = one.model.state_dict(), found[step].model.state_dict()
+            assert all(torch.equal(a[name], b[name]) for name in a)
+
+
 def test_a_damaged_snapshot_is_refused_by_name_and_a_step_out_of_reach_by_value(tmp_path):
     training.snapshots(tiny(), (0, STEPS), tmp_path)
     (first,) = tmp_path.glob("*.step0.safetensors")

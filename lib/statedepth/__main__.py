@@ -88,7 +88,8 @@ def main(arguments: list[str] | None = None) -> int:
             publish.explore()
         elif chosen.command == "reproduce":
             values = publish.parse_assignments(chosen.pairs)
-            reproduce.reproduce(reproduce.chosen_values(chosen.notebooks, chosen.one_seed, values))
+            wanted = reproduce.chosen_values(chosen.notebooks, chosen.one_seed, values)
+            reproduce.reproduce(wanted, reproduce.FOLDER / ("one-seed" if chosen.one_seed else "paper"))
         elif chosen.command == "verify":
             how = verify.at_published_settings if chosen.published else verify.verify
             return how(chosen.notebooks or notebook.known(), chosen.publish)

@@ -425,11 +425,11 @@ class Differences(_Block):
                 "notebook": name,
                 "numbers": len(part),
                 "outside their tolerance": int((~part["within"]).sum()),
-                "different in any digit": int((part["difference"].abs() > claims.SAME).sum()),
+                "different in five digits": int((~claims.same_digits(part)).sum()),
             }
             for name, part in table.groupby("notebook", sort=False)
         ]
-        moved = table[(table["difference"].abs() > claims.SAME) | ~table["within"]]
+        moved = table[~claims.same_digits(table)]
         order = (moved["difference"].abs() / moved["tolerance"]).sort_values(ascending=False, na_position="first").index
         rows = moved.loc[order[: self.SHOWN], ["label", "published", "now", "tolerance"]].map(
             lambda value: f"{value:.4g}" if isinstance(value, float) else value

@@ -32,7 +32,7 @@ from statedepth.verdicts import (
 )
 
 # What notebooks reach through this module:
-__all__ = ["CLAIMS", "CRITERIA", "NAMES", "NOT_RUN", "NUMBERS", "PREDICTIONS", "PUBLISHED_PROFILES", "STUDIES", "THRESHOLD", "Number", "Tables", "beside_published", "concentration_by_seed", "contrasts", "flip", "grouping", "interval_text", "numbers", "outcomes_by_reading", "outcomes_of_predictions", "sensitivity", "sources", "task_name"]  # fmt: skip
+__all__ = ["CLAIMS", "CRITERIA", "NAMES", "NOT_RUN", "NUMBERS", "PREDICTIONS", "PUBLISHED_PROFILES", "STUDIES", "THRESHOLD", "Number", "Tables", "beside_published", "concentration_by_seed", "contrasts", "flip", "grouping", "interval_text", "numbers", "outcomes_by_reading", "outcomes_of_predictions", "same_digits", "sensitivity", "sources", "task_name"]  # fmt: skip
 CRITERIA: dict[str, Callable[[Tables], Verdict]] = {
     "flip": flip,
     "s3_grouping": grouping.verdict,
@@ -113,21 +113,21 @@ def numbers_of_differences(tables: Tables) -> dict[str, Number]:
     table, where = tables["differences"], "reproduce-differences"
     both = table.dropna(subset=["published", "now"])
     used = (both["difference"].abs() / both["tolerance"]).max()
+    same = int(same_digits(both).sum())
     outside = int((~table["within"]).sum())
     return {
         "compared": Number(str(len(table)), len(table), "numbers compared with the published run", where),
         "outside": Number(str(outside), outside, "of them, outside their tolerance", where),
-        "equal": Number(
-            f"{(both['difference'].abs() < SAME).sum()}",
-            int((both["difference"].abs() < SAME).sum()),
-            "of them, the same in all digits that are written",
-            where,
-        ),
+        "equal": Number(str(same), same, "of them, the same in five digits", where),
         "most": Number(f"{used:.0%}", used, "the largest difference, as a share of its tolerance", where),
     }
 
 
-SAME = 1e-5  # tables are written in six digits
+def same_digits(differences: pd.DataFrame) -> pd.Series:
+    """Are both numbers the same in five digits? Tables are written in six."""
+    return differences["difference"].abs() <= 1e-5 * differences["published"].abs().clip(lower=1e-5)
+
+
 NUMBERS: dict[str, Callable[[Tables], dict[str, Number]]] = {
     "flip": numbers_of_flip,
     "s3_grouping": grouping.numbers,

@@ -1,7 +1,7 @@
 """One more task, architecture, eraser, figure or claim: what a file outside the package calls (see CONTRIBUTING.md).
 
 What is added is measured and drawn like what is here. No verdict of the four claims changes by it: they are about five
-architectures and the erasers that they name. ValueError for a name that is taken or cannot be one.
+architectures and the erasers that they name, and a run with other tasks than the published ones passes none. ValueError for a name that is taken or cannot be one.
 """
 
 import re
@@ -63,7 +63,10 @@ def architecture(
     `until_learned` is its recipe in claim 2; `recipe` with the stop rule where none is given.
     """
     _new("architecture", name, (*models.FAMILIES, *models.OTHERS), r"[a-z][a-z0-9]*")
-    training.TrainSpec(**recipe)  # refuses what is no setting
+    if title in theme.COLOURS:
+        raise ValueError(f"title={title!r}: there is an architecture of this title already")
+    for one in (recipe, until_learned or {}):
+        training.TrainSpec(**one)  # refuses what is no setting
     models.OTHERS[name] = family
     training.RECIPES[name] = dict(recipe)
     training.UNTIL_LEARNED[name] = dict(until_learned or {**recipe, "stop_at": 0.99})

@@ -25,11 +25,13 @@ def paths() -> tuple[Path, ...]:
             found.append(place)
         elif named:
             raise ValueError(f"{VARIABLE}={named!r}: {place} is not there")
-    return tuple(path.resolve() for path in dict.fromkeys(found))
+    return tuple(dict.fromkeys(path.resolve() for path in found))
 
 
 def load() -> None:
     """Execute them all, each as the module `statedepth_extension_NAME`."""
+    if named := os.environ.get(VARIABLE):  # kernels and workers run in other folders
+        os.environ[VARIABLE] = os.pathsep.join(str(Path(place).resolve()) for place in named.split(os.pathsep))
     for path in paths():
         name = f"statedepth_extension_{path.stem}"
         spec = importlib.util.spec_from_file_location(name, path)

@@ -3,6 +3,7 @@
 import glob
 import os
 import secrets
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 ABANDONED = 3600  # seconds after which a draft is no longer being written
+LONG = 30  # seconds of waiting after which it is said
 
 
 def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
@@ -30,6 +32,8 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
                     old.unlink()
         try:
             write(draft)
+            with draft.open("rb+") as file:
+                os.fsync(file.fileno())  # or a power failure could leave the new name without its content
             os.replace(draft, path)
         finally:
             draft.unlink(missing_ok=True)
@@ -42,19 +46,21 @@ def write_whole(path: Path, write: Callable[[Path], Any]) -> None:
 
 
 @contextmanager
-def alone(path: Path, wait: bool = True) -> Iterator[None]:
-    """Inside, no other process on this file system is inside with the same `path`; a killed one counts as gone.
+def alone(path: Path, patience: float | None = None, busy: str = "") -> Iterator[None]:
+    """Inside, no other process is inside with the same `path`; a killed one counts as gone.
 
-    Waits for its turn; with `wait` False, ValueError where another is inside.
+    Waits for its turn, and says so when that takes long; or for `patience` seconds alone, then ValueError with the words of
+    `busy`. Between machines it needs a file system whose locks (flock) are seen by all, as NFS since version 4 has them.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path, timeout=-1 if wait else 0)
+    lock = FileLock(path)
     try:
-        lock.acquire()
+        lock.acquire(timeout=LONG if patience is None else patience)
     except Timeout:
-        raise ValueError(
-            f"{path.parent}: another run is at work there; wait for its end, or take another folder"
-        ) from None
+        if patience is not None:
+            raise ValueError(busy or f"{path.stem}: another process is at work there") from None
+        print(f"waiting for another process, which is at work on {path.stem}", file=sys.stderr)
+        lock.acquire()
     try:
         yield
     finally:

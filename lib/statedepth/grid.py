@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -156,7 +157,13 @@ def runs_of(values: Mapping[str, Any]) -> list[Run]:
 
 
 # Settings that only some architectures have; the others stay as they are where a variant changes one.
-ONLY = {"negative_eigenvalues": ("mamba", "mamba2"), "residual": ("lstm", "gru")}
+ONLY = {
+    "negative_eigenvalues": ("mamba", "mamba2"),
+    "d_state": ("mamba", "mamba2"),
+    "d_conv": ("mamba", "mamba2"),
+    "n_heads": ("transformer", "mamba2"),
+    "residual": ("lstm", "gru"),
+}
 
 
 def varied_runs(values: Mapping[str, Any]) -> dict[str, list[Run]]:
@@ -192,7 +199,15 @@ def varied(run: Run, variant: str) -> Run:
         )
     if run.model.family not in ONLY.get(name, (run.model.family,)):
         return run
-    change = {name: yaml.safe_load(text)}
+    value: Any
+    try:
+        value = yaml.safe_load(text)
+        value = (
+            float(value) if isinstance(value, str) and name in ("lr", "grow_at", "stop_at") else value
+        )  # YAML: "1e-3"
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"variants: {variant!r} has a value that cannot be read") from error
+    change: dict[str, Any] = {name: value}
     if name in of_model:
         return replace(run, model=replace(run.model, **change))
     spec = replace(run.train, **change)
@@ -203,8 +218,8 @@ def varied(run: Run, variant: str) -> Run:
 def moments_of(values: Mapping[str, Any]) -> Callable[[Run], tuple[int, ...]]:
     """The steps of a run after which the sensitivity study probes it. ValueError for shares that do not rise from 0 to 1."""
     moments = values["moments"]
-    if not moments or sorted(set(moments)) != moments or not (moments[0] >= 0 and moments[-1] <= 1):
-        raise ValueError(f"moments={moments}: must be shares of training that rise, from 0 to 1")
+    if len(moments) < 2 or sorted(set(moments)) != moments or (moments[0], moments[-1]) != (0, 1):
+        raise ValueError(f"moments={moments}: must be shares of training that rise from 0 to 1, these two among them")
     return lambda run: tuple(dict.fromkeys(round(share * run.train.steps) for share in moments))
 
 
@@ -408,12 +423,20 @@ class TrainingCell:
 
 def follow(cells: Sequence[TrainingCell], device: str = "cpu", workers: int = 0) -> list[pd.DataFrame]:
     """Pooled `probes.profile` of every cell after each of its steps, with the accuracy `reached`; as `measure` does."""
-    return _cached(_through_training, cells, device, workers, "training and probing")
+    found = _cached(_through_training, cells, device, workers, "training and probing")
+    for cell in cells:
+        shutil.rmtree(_on_the_way(cell, device), ignore_errors=True)
+    return found
+
+
+def _on_the_way(cell: TrainingCell, device: str) -> Path:
+    """Where its snapshots are until its table is written; other moments, code or devices have folders of their own."""
+    return CACHE / "snapshots" / _digest("through_training", cell, device)
 
 
 def _through_training(cell: TrainingCell, device: str) -> pd.DataFrame:
     length, parts = cell.run.train.length, []
-    for step, trained in training.snapshots(cell.run, cell.steps, CACHE / "snapshots", device).items():
+    for step, trained in training.snapshots(cell.run, cell.steps, _on_the_way(cell, device), device).items():
         found = probes.profile(trained, cell.variable, length, cell.probes).query("position == 0 and penalty == 0")
         parts.append(found[["site", "accuracy", "majority"]].assign(step=step, reached=trained.in_distribution()))
     return pd.concat(parts, ignore_index=True)
@@ -624,9 +647,13 @@ def _cached(
 
 
 def _read(path: Path) -> pd.DataFrame:
+    if not path.exists():
+        os.listdir(path.parent)  # on a network file system, what another machine has written may be seen only then
     try:
         return pd.read_parquet(path, page_checksum_verification=True)
-    except (OSError, ValueError) as error:  # pyarrow's own are of these kinds
+    except (OSError, ValueError) as error:  # pyarrow's own are of these kinds, without a number
+        if isinstance(error, OSError) and error.errno is not None:
+            raise
         raise ValueError(f"{path.name}: damaged ({error}); delete it, and it is measured anew") from error
 
 
@@ -689,6 +716,7 @@ def _library_digest() -> str:
 
 SCHEDULER = "STATEDEPTH_SCHEDULER"  # environment variable: address of a Dask scheduler, or its scheduler file
 ANSWERS_IN = 30  # seconds in which a scheduler must answer
+WORKERS_IN = 3600  # seconds in which the first worker must come: jobs wait in queues
 
 
 def _parallel(function: Callable[..., str], items: Sequence[tuple], workers: int, label: str) -> None:
@@ -716,26 +744,32 @@ def _parallel(function: Callable[..., str], items: Sequence[tuple], workers: int
 def _on_cluster(where: str, function: Callable[..., str], items: Sequence[tuple]) -> Iterator[str]:
     """The same over the workers of a Dask cluster; what a lost one had begun goes on at another, from its last saved step.
 
-    Results are files, so that all machines must see this cache, and run this code. ValueError, before anything is
-    computed, where no scheduler answers or a worker does not.
+    Results are files, so that all machines must see this cache, and run this code; a worker that does not, or that has
+    several threads, is refused (`_refusal`), and so is one that comes later. ValueError for that, and where no scheduler
+    answers or no worker comes; ConnectionError where one item has cost several workers.
     """
-    from distributed import Client, as_completed  # noqa: PLC0415 (seconds to import, and most runs need no cluster)
+    from distributed import Client, KilledWorker, as_completed  # noqa: PLC0415 (seconds, and most runs need no cluster)
 
     try:
         named = {"scheduler_file": where} if Path(where).exists() else {"address": where}
         client = Client(**named, timeout=ANSWERS_IN, set_as_default=False)
     except (OSError, TimeoutError, ValueError) as error:
         raise ValueError(f"{SCHEDULER}={where!r}: no Dask scheduler answers there ({error})") from error
-    with client, tempfile.NamedTemporaryFile(dir=_made(CACHE)) as token:
-        here = (str(CACHE.resolve()), str(PUBLISHED.resolve()))
-        found = client.run(_worker, *here, str(_seen_from_here(token.name)))
-        if blind := [address for address, (sees, _) in found.items() if not sees]:
-            raise ValueError(f"{SCHEDULER}={where!r}: {blind[0]} does not see the cache; set STATEDEPTH_CACHE to a folder that all machines share")  # fmt: skip
-        if others := [address for address, (_, code) in found.items() if code != _library_digest()]:
-            raise ValueError(f"{SCHEDULER}={where!r}: {others[0]} runs other code than this; install the same checkout and lock there")  # fmt: skip
-        futures = [client.submit(_as_here, *here, function, *item, pure=False) for item in items]
-        for future in as_completed(futures, loop=client.loop):
-            yield future.result()
+    with client, tempfile.NamedTemporaryFile(dir=_made(CACHE), prefix=".seen-") as token:
+        try:
+            client.wait_for_workers(1, timeout=WORKERS_IN)
+        except TimeoutError as error:
+            raise ValueError(f"{SCHEDULER}={where!r}: no worker came in {WORKERS_IN} s") from error
+        here = (str(CACHE.resolve()), str(PUBLISHED.resolve()), _library_digest(), str(_seen_from_here(token.name)))
+        for address, refusal in client.run(_refusal, *here).items():
+            if refusal:
+                raise ValueError(f"{SCHEDULER}={where!r}: worker {address} {refusal}")
+        futures = [client.submit(_as_here, here, function, *item, pure=False) for item in items]
+        try:
+            for future in as_completed(futures, loop=client.loop):
+                yield future.result()
+        except KilledWorker as error:
+            raise ConnectionError(f"{SCHEDULER}={where!r}: {error}") from error
 
 
 def _seen_from_here(name: str) -> Path:
@@ -747,20 +781,24 @@ def _made(folder: Path) -> Path:
     return folder
 
 
-def _worker(cache: str, published: str, token: str) -> tuple[bool, str]:
-    """Does this worker see the file, and with what code would it compute?"""
-    _share(cache, published)
-    return Path(token).exists(), _library_digest()
-
-
-def _share(cache: str, published: str) -> None:
-    """A worker's folders are those of whoever asks it."""
+def _refusal(cache: str, published: str, code: str, token: str, dask_worker: Any = None) -> str:
+    """Why this worker must not compute for whoever asks; empty where it may, and its folders are then those of the asker."""
     global CACHE, PUBLISHED  # set once in a process, by whoever it works for
+    if dask_worker.state.nthreads != 1:  # two trainings in one process would share the generator of initial weights
+        return "has several threads; start workers with --nthreads 1"
+    if not Path(token).exists():
+        return "does not see the cache; set STATEDEPTH_CACHE to a folder that all machines share"
+    if code != _library_digest():
+        return "runs other code than this; install the same checkout, lock and extensions there"
     CACHE, PUBLISHED = Path(cache), Path(published)
+    return ""
 
 
-def _as_here(cache: str, published: str, function: Callable[..., str], *item: Any) -> str:
-    _share(cache, published)
+def _as_here(here: tuple[str, str, str, str], function: Callable[..., str], *item: Any) -> str:
+    from distributed import get_worker  # noqa: PLC0415 (see `_on_cluster`)
+
+    if refusal := _refusal(*here, dask_worker=get_worker()):
+        raise ValueError(f"worker {get_worker().address} {refusal}")
     return _one_thread(function, *item)
 
 

@@ -89,7 +89,7 @@ OTHERS: dict[str, Family] = {}
 
 
 def block_parameters(spec: ModelSpec, width: int) -> int:
-    """Parameters of one block of this family at this width."""
+    """Parameters of one block of this family at this width; the norms of a residual LSTM or GRU are left out."""
     if spec.family in OTHERS:
         return OTHERS[spec.family].block_parameters(spec, width)
     inner, n, heads = 2 * width, spec.d_state, spec.n_heads

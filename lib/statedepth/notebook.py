@@ -240,6 +240,10 @@ class Session:
         return run
 
 
+PATIENCE = 5  # seconds
+_HELD: dict[Path, contextlib.ExitStack] = {}  # folders that this process writes to, until their run is finished
+
+
 def begin(notebook: str, namespace: Mapping[str, Any]) -> Session:
     """Check the parameters that a notebook was given, before anything is computed; call it with `globals()`.
 
@@ -256,9 +260,13 @@ def begin(notebook: str, namespace: Mapping[str, Any]) -> Session:
     if values["workers"] < 0:
         raise ValueError(f"workers={values['workers']}: must be 0 (one per core) or more")
     out = Path(values["out"]) if values["out"] else ROOT / "_build" / "runs" / notebook / "data" / notebook
-    held = contextlib.ExitStack()  # until this run is finished, or its process is gone
-    held.enter_context(alone(out.with_name(f".{out.name}.lock"), wait=False))
     out.mkdir(parents=True, exist_ok=True)
+    held = _HELD.pop(out.resolve(), contextlib.ExitStack())
+    held.close()  # of an earlier session of this very process: its notebook began anew
+    # A kernel whose runner was killed notices within a second, and must not keep the next run out.
+    busy = f"out={str(out)!r}: another run is writing its tables there; wait for its end, or name another folder"
+    held.enter_context(alone(out / ".lock", PATIENCE, busy))
+    _HELD[out.resolve()] = held
     for old in ("run.json", "verdict.json", *(f"{name}.csv" for name in tables.SCHEMAS)):
         (out / old).unlink(
             missing_ok=True

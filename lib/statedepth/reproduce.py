@@ -13,10 +13,10 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from statedepth import analogue, grid, notebook, pretrained, publish, tables, verify
+from statedepth import analogue, grid, notebook, pretrained, publish, verify
 from statedepth.pretrained import Tuning
 
-FOLDER = publish.BUILD / "reproduce"
+FOLDER = publish.BUILD / "reproduce"  # with a folder for each kind of reproduction
 # Minutes on 2 CPU cores that training and measuring are expected to take at the published settings: the shares by which
 # time left is told, and its unit until this machine has shown its speed. Put together from runs on several days.
 EXPECTED = {
@@ -54,15 +54,20 @@ class Stage:
 
 @contextmanager
 def from_nothing(folder: Path) -> Iterator[None]:
-    """Inside, here and in all processes that are started, the cache is `folder`/cache and no checkpoint is published."""
-    places = {grid.CACHE_VARIABLE: folder / "cache", grid.PUBLISHED_VARIABLE: folder / "published"}
-    before, cache, published = {name: os.environ.get(name) for name in places}, grid.CACHE, grid.PUBLISHED
+    """Inside, here and in all processes that are started, the cache is new and no checkpoint is published.
+
+    It is `folder`/cache, or where STATEDEPTH_CACHE is set, as for a cluster, a folder of the same name in that.
+    """
+    named = os.environ.get(grid.CACHE_VARIABLE)
+    cache = Path(named).resolve() / folder.name if named else folder / "cache"
+    places = {grid.CACHE_VARIABLE: cache, grid.PUBLISHED_VARIABLE: folder / "published"}
+    before, here = {name: os.environ.get(name) for name in places}, (grid.CACHE, grid.PUBLISHED)
     os.environ |= {name: str(place) for name, place in places.items()}
     grid.CACHE, grid.PUBLISHED = places.values()
     try:
         yield
     finally:
-        grid.CACHE, grid.PUBLISHED = cache, published
+        grid.CACHE, grid.PUBLISHED = here
         for name, value in before.items():
             os.environ.pop(name)
             os.environ |= {} if value is None else {name: value}
@@ -82,7 +87,11 @@ def stages(chosen: Mapping[str, Mapping[str, Any]], folder: Path) -> list[Stage]
         if new:
             found.append(_training(name, new, training, checked))
         place = publish.BOOK / "data" / name
-        cells = notebook.record(place, "run")["cells"] if checked == whole and (place / "run.json").exists() else 0
+        cells = (
+            notebook.record(place, "run")["cells"]
+            if at_published(name, values) and (place / "run.json").exists()
+            else 0
+        )
         found.append(_measuring(name, values, measuring, cells, measured_before, folder))
         measured_before += cells
     return found
@@ -103,7 +112,7 @@ def _training(name: str, runs: Sequence[Any], minutes: float, values: Mapping[st
 
 def _measuring(name: str, values: Mapping[str, Any], minutes: float, cells: int, before: int, folder: Path) -> Stage:
     def made() -> int:
-        return len(list((grid.CACHE / "tables").glob("*.parquet"))) - before
+        return max(0, len(list((grid.CACHE / "tables").glob("*.parquet"))) - before)
 
     def do() -> None:
         publish.execute(name, values, folder / "executed", folder / "data" / name)
@@ -184,7 +193,15 @@ def chosen_values(names: Sequence[str], one_seed: bool, values: Mapping[str, Any
     return {name: {**preset[name], **{k: v for k, v in values.items() if k in declared[name]}} for name in names}
 
 
-def reproduce(chosen: Mapping[str, Mapping[str, Any]], folder: Path = FOLDER) -> pd.DataFrame:
+def at_published(name: str, values: Mapping[str, Any]) -> bool:
+    """Do these parameters ask for what was published? Where to compute is of no account."""
+    ours, theirs = (
+        {k: v for k, v in notebook.check(name, one).items() if k not in notebook.PLACES} for one in (values, {})
+    )
+    return ours == theirs
+
+
+def reproduce(chosen: Mapping[str, Mapping[str, Any]], folder: Path) -> pd.DataFrame:
     """Train and measure from nothing in `folder`, or go on there; build the site; compare with the published runs.
 
     Returns the differences (`verify.differences`), which are also written there, where parameters are the published ones.
@@ -195,13 +212,10 @@ def reproduce(chosen: Mapping[str, Mapping[str, Any]], folder: Path = FOLDER) ->
         site = Stage("build the site", SITE, lambda: publish.site_of(folder))
         progress = Progress([*work, site], lambda line: tqdm.write(line, file=sys.stderr))
         progress.run()
-    found = [
-        verify.differences(name, tables.read_folder(folder / "data" / name))
-        for name, values in chosen.items()
-        if notebook.check(name, values) == notebook.check(name, {})
-    ]
-    table = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=verify.COLUMNS)
-    if found:
-        verify.report(table, folder)
+    same = [name for name, values in chosen.items() if at_published(name, values)]
+    for name in [name for name in chosen if name not in same]:
+        print(f"{name}: not compared with the published run, whose parameters are others")
+    table = verify.all_differences(same, folder / "data")
+    verify.report(table, folder)
     print(f"{duration(progress.gone())} for {', '.join(chosen)}; the site is at {folder / 'site' / '_build' / 'html' / 'index.html'}")  # fmt: skip
     return table

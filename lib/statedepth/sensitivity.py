@@ -9,7 +9,18 @@ import math
 import pandas as pd
 
 from statedepth import flip, profiles
-from statedepth.verdicts import NAMES, THRESHOLD, Numbers, Part, Prediction, Tables, Verdict, target_of, task_name
+from statedepth.verdicts import (
+    JUDGED,
+    NAMES,
+    THRESHOLD,
+    Numbers,
+    Part,
+    Prediction,
+    Tables,
+    Verdict,
+    target_of,
+    task_name,
+)
 
 BASE = "base"  # the variant that is claim 1's own setting
 FEW = 0.8  # share of seeds that a statement about training must hold in
@@ -67,9 +78,29 @@ def indices(varied_profiles: pd.DataFrame) -> pd.DataFrame:
 
 
 def outcomes(tables: Tables) -> dict[str, Verdict]:
-    """Claim 1's verdict by its own criterion, of the models of each variant and no others."""
-    table = indices(tables["varied_profiles"])
-    return {variant: flip.verdict_by_reading({"indices": table}, variant) for variant in table["reading"].unique()}
+    """Claim 1's verdict by its own criterion, of the models of each variant and no others.
+
+    All by one rule: where one is provisional, so that intervals alone decide, they decide in all.
+    """
+    table = {"indices": indices(tables["varied_profiles"])}
+    variants = table["indices"]["reading"].unique()
+    found = {variant: flip.verdict_by_reading(table, variant) for variant in variants}
+    if any(one.provisional for one in found.values()):
+        found = {variant: flip.verdict_by_reading(table, variant, by_intervals=True) for variant in variants}
+    return found
+
+
+def flips(verdict: Verdict) -> dict[str, bool]:
+    """Does it flip? For each architecture that could be tested."""
+    return {p.key: p.holds for p in verdict.parts if p.key.endswith(".flips") and p.holds is not None}
+
+
+def alike(verdict: Verdict, base: Verdict) -> bool | None:
+    """The same outcome, by the same architectures where both could test them? None where one could not be tested at all."""
+    if "not tested" in (verdict.outcome, base.outcome):
+        return None
+    ours, theirs = flips(verdict), flips(base)
+    return verdict.outcome == base.outcome and all(ours[key] == theirs[key] for key in ours.keys() & theirs.keys())
 
 
 CRITERION_PARTS = ("parity", "dyck", "late")  # of `flip.verdict_by_reading`, for each architecture
@@ -90,7 +121,7 @@ def moved(verdict: Verdict, base: Verdict) -> tuple[list[str], int]:
 def through_training(trajectory: pd.DataFrame) -> pd.DataFrame:
     """When each model mastered its task, and when its profile was late; a row per model.
 
-    `mastery` is the first step at which the accuracy at the training length is 99% or more (not a number: never);
+    Of the moments at which it was probed, `mastery` is the first step at which the accuracy at the training length is 99% or more (not a number: never);
     `first_late` the first at which the largest rise is at the last block; `late_end` says whether it is there when
     training ends. `when` puts the two in order: before, at, after, never late; or not mastered.
     """
@@ -149,9 +180,9 @@ def verdict(tables: Tables) -> Verdict:
     """Does the outcome of claim 1 change with a setting?
 
     Each variant is judged by claim 1's own criterion (`flip.verdict_by_reading`) over the seeds of this study, and so is
-    claim 1's setting over the same seeds. *Stable*: no variant that could be tested has another outcome; *changes*: one
-    has, named; *not tested*: no variant, or not claim 1's setting, could be tested. With fewer than five seeds intervals
-    alone decide, and the verdict says provisional.
+    claim 1's setting over the same seeds. *Stable*: no variant that could be tested has another outcome, or another
+    architecture that flips; *changes*: one has, named; *not tested*: no variant, or not claim 1's setting, could be
+    tested. With fewer than five seeds anywhere intervals alone decide everywhere, and the verdict says provisional.
     """
     found = outcomes(tables)
     base = found.pop(BASE)
@@ -160,16 +191,15 @@ def verdict(tables: Tables) -> Verdict:
     differ: list[str] = []
     deciding = []
     for variant, one in found.items():
-        tested = "not tested" not in (one.outcome, base.outcome)
-        alike = one.outcome == base.outcome if tested else None
+        same_outcome = alike(one, base)
         name = variant_name(variant)
         parts += [
-            Part(f"{variant}.outcome", f"{name}: the outcome of claim 1 is the same", alike),
+            Part(f"{variant}.outcome", f"{name}: the outcome of claim 1 is the same", same_outcome),
             Part(f"{variant}.tested", f"{name}: the models that learned suffice to test claim 1", one.outcome != "not tested"),
         ]  # fmt: skip
         parts += [Part(f"{variant}.{part.key}", f"{name}: {part.text}", part.holds) for part in one.parts]
-        if alike is not None:
-            (same if alike else differ).append(variant)
+        if same_outcome is not None:
+            (same if same_outcome else differ).append(variant)
         other, of = moved(one, base)
         deciding.append({"label": f"{name}: statements that come out otherwise", "text": f"{len(other)} of {of}"})
     parts += [Part(f"{BASE}.{part.key}", f"{variant_name(BASE)}: {part.text}", part.holds) for part in base.parts]
@@ -219,6 +249,7 @@ def beside_base(tables: Tables) -> pd.DataFrame:
                 "setting": variant_name(variant),
                 "learned": f"{here['passed'].sum()} of {len(here)}",
                 "claim 1": one.outcome,
+                "architectures tested": f"{len(flips(one))} of {len(JUDGED) - 1}",
                 "statements otherwise": f"{len(other)} of {of}" if variant != BASE else "",
                 "which": "; ".join(other) or ("" if variant == BASE else "none"),
             }
@@ -257,11 +288,14 @@ def numbers(tables: Tables) -> Numbers:
     by_variant, models = outcomes(tables), tables["varied"]
     base = by_variant.pop(BASE)
     tested = {v: one for v, one in by_variant.items() if one.outcome != "not tested"}
-    same = sum(one.outcome == base.outcome for one in tested.values())
+    same = sum(bool(alike(one, base)) for one in tested.values())
     where = "sensitivity-verdict"
     add("variants", len(by_variant), str(len(by_variant)), "settings that were varied", "sensitivity-models")
     add("tested", len(tested), str(len(tested)), "of them, those in which claim 1 could be tested", where)
     add("same", same, f"{same} of {len(tested)}", "variants with claim 1's own outcome", where)
+    models = models.drop_duplicates(
+        "checkpoint"
+    )  # a setting that an architecture has not leaves its models as they were
     seeds = models["seed"].nunique()
     add("seeds", seeds, str(seeds), "seeds of this study", "sensitivity-models")
     add("models", len(models), str(len(models)), "models of this study", "sensitivity-models")
@@ -279,6 +313,6 @@ def numbers(tables: Tables) -> Numbers:
     for row in through_training(tables["trajectory"]).groupby(["task", "architecture"], sort=False):
         (task, architecture), here = row
         at = here["mastery"].median() / here["steps"].max()
-        label = f"median share of training at which {NAMES[str(architecture)]} masters {task_name(str(task))}"
-        add(f"{architecture}.{task}.mastery", at, f"{at:.0%}", label, "sensitivity-training", headline=True)
+        label = f"median share of training after which {NAMES[str(architecture)]} first masters {task_name(str(task))}, where it does"
+        add(f"{architecture}.{task}.mastery", at, f"{at:.0%}", label, "sensitivity-training", True, "never")
     return found

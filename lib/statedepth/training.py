@@ -386,9 +386,13 @@ def snapshots(run: Run, steps: Sequence[int], folder: Path, device: str = "cpu")
             tensors = {k: v.detach().to("cpu", STORED).contiguous() for k, v in model.state_dict().items()}
             write_checked(files[step], run, tensors, {"step": step})
 
-    if not all(path.exists() for path in files.values()):
+    lost = [step for step, path in files.items() if not path.exists()]
+    if lost:
+        resume = folder / f"{run.key}.steps.resume.safetensors"
+        if resume.exists() and read_checked(resume, run)[1]["step"] >= min(s for s in (*lost, run.train.steps) if s):
+            resume.unlink()  # it lies behind a step that is wanted again
         keep(0)
-        fit(model, run, folder / f"{run.key}.steps.resume.safetensors", progress=False, watch=keep)
+        fit(model, run, resume, progress=False, watch=keep)
         if lacking := [step for step, path in files.items() if not path.exists()]:
             raise ValueError(f"steps={list(steps)}: training of {run.key} ended before {lacking}")
     found = {}

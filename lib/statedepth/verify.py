@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from statedepth import claims, notebook, publish, tables
+from statedepth import claims, grid, notebook, publish, tables
 from statedepth.files import write_whole
 
 PLACE = publish.BOOK / "data" / "headlines.csv"
@@ -49,7 +49,12 @@ COLUMNS = ["notebook", "key", "label", "headline", "published", "now", "differen
 
 
 def differences(name: str, now: claims.Tables) -> pd.DataFrame:
-    """Every number that a run has beside that of the published run, in a row of `COLUMNS`; one that only one has is not within."""
+    """Every number that a run has beside that of the published run, in a row of `COLUMNS`; one that only one has is not within.
+
+    No row where there is no published run.
+    """
+    if not (publish.BOOK / "data" / name / "run.json").exists():
+        return pd.DataFrame(columns=COLUMNS)
     theirs = claims.numbers(name, tables.read_folder(publish.BOOK / "data" / name))
     ours = claims.numbers(name, now)
     rows = []
@@ -76,8 +81,19 @@ def differences(name: str, now: claims.Tables) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def all_differences(names: list[str], folder: Path) -> pd.DataFrame:
+    """`differences` of the runs in `folder`/NAME, one after the other."""
+    found = [differences(name, tables.read_folder(folder / name)) for name in names]
+    found = [table for table in found if len(table)]
+    table = pd.concat(found, ignore_index=True) if found else pd.DataFrame(columns=COLUMNS)
+    numbers = {name: float for name in ("published", "now", "difference", "tolerance")}
+    return table.astype({**numbers, "within": bool, "headline": bool})
+
+
 def report(table: pd.DataFrame, folder: Path) -> None:
     """Write the differences to `folder`/differences.csv, and say of each notebook how many numbers left their tolerance."""
+    if not len(table):
+        return
     tables.write(table, "differences", folder)
     for name, part in table.groupby("notebook", sort=False):
         outside = part[~part["within"]]
@@ -89,18 +105,20 @@ def report(table: pd.DataFrame, folder: Path) -> None:
 def at_published_settings(names: list[str], publishing: bool = False) -> int:
     """Execute these notebooks at the published settings, from the published checkpoints; 1 where a number left its tolerance.
 
-    Measurements that the cache holds are not made again: to measure anew, name an empty one. With `publishing` the
-    differences become those of the book.
+    With `publishing` these differences, and no others, become those of the book.
+    Measurements that the cache holds are not made again: to measure anew, name an empty one.
     """
     started, folder = time.time(), publish.BUILD / "verify" / "published settings"
     for name in names:
+        notebook.source_of(name)
+    for name in names:
         publish.execute(name, {}, folder / "executed", folder / "data" / name)
-    table = pd.concat([differences(name, tables.read_folder(folder / "data" / name)) for name in names])
+    table = all_differences(names, folder / "data")
     report(table, folder)
     if publishing:
         place = publish.BOOK / "data" / "differences"
         tables.write(table, "differences", place)
-        made = notebook.provenance("cpu", started)
+        made = notebook.provenance(grid.pick_device("auto"), started)
         counted = [notebook.record(folder / "data" / name, "run") for name in names]
         made |= {key: sum(run[key] for run in counted) for key in ("cells", "cells_from_cache")}
         tables.write_record({"profile": "paper", **made, "parameters": {"notebooks": names}}, "run", place)
