@@ -299,7 +299,7 @@ def test_a_second_run_into_the_same_folder_is_refused_and_the_first_loses_nothin
     data = tmp_path / "data"
     data.mkdir()
     (data / "models.csv").write_text("of the first run")
-    with files.alone(data / ".lock"):
+    with files.alone(notebook.lock_of(data)):
         with pytest.raises(publish.RunFailed, match="data': another run is writing its tables there"):
             publish.execute("flip", SMOKE["flip"], tmp_path / "executed", data)
         assert (data / "models.csv").read_text() == "of the first run"
@@ -323,7 +323,7 @@ def test_a_notebook_that_begins_anew_in_one_kernel_is_not_kept_out_by_itself(tmp
     for _ in range(2):
         session = notebook.begin("flip", values)
     session.held.close()
-    assert not list((tmp_path / "data").glob("*.*[a-z]"))
+    assert not list((tmp_path / "data").iterdir())
 
 
 # ---- damaged files ----------------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 import ast
 import contextlib
 import datetime
+import hashlib
 import json
 import platform
 import re
@@ -240,6 +241,11 @@ class Session:
         return run
 
 
+def lock_of(out: Path) -> Path:
+    """The file by which runs into this folder keep one another out; not in it, since the folder is what is published."""
+    return grid.CACHE / "locks" / f"run-{hashlib.sha256(str(out.resolve()).encode()).hexdigest()[:20]}.lock"
+
+
 PATIENCE = 5  # seconds
 _HELD: dict[Path, contextlib.ExitStack] = {}  # folders that this process writes to, until their run is finished
 
@@ -265,7 +271,7 @@ def begin(notebook: str, namespace: Mapping[str, Any]) -> Session:
     held.close()  # of an earlier session of this very process: its notebook began anew
     # A kernel whose runner was killed notices within a second, and must not keep the next run out.
     busy = f"out={str(out)!r}: another run is writing its tables there; wait for its end, or name another folder"
-    held.enter_context(alone(out / ".lock", PATIENCE, busy))
+    held.enter_context(alone(lock_of(out), PATIENCE, busy))
     _HELD[out.resolve()] = held
     for old in ("run.json", "verdict.json", *(f"{name}.csv" for name in tables.SCHEMAS)):
         (out / old).unlink(
