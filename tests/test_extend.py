@@ -125,6 +125,8 @@ def test_no_verdict_of_the_five_changes_by_an_architecture_from_outside(monkeypa
         (lambda: extend.architecture("lstm", "LSTM", "#000", models.Family(None, None), {}), "architecture='lstm': there is one of this name already"),
         (lambda: extend.architecture("My net", "My net", "#000", models.Family(None, None), {}), "architecture='My net': must look like"),
         (lambda: extend.architecture("mine", "Mine", "#000", models.Family(None, None), {"step": 3}), "step"),
+        (lambda: extend.architecture("mine", "LSTM", "#000", models.Family(None, None), {}), "title='LSTM': there is an architecture of this title"),
+        (lambda: extend.architecture("mine", "Mine", "#000", models.Family(None, None), {}, {"stepps": 3}), "stepps"),
         (lambda: extend.eraser("LEACE", None), "eraser='LEACE': there is one"),
         (lambda: extend.figure("flap", "x", None), "figure of 'flap': known notebooks are flip"),
         (lambda: extend.figure("flip", "readability", None), "figure='readability': there is one"),
