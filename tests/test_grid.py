@@ -283,7 +283,7 @@ def modules_behind(name):
     return found
 
 
-BEHIND = {"profile": ["probes"], "attribution": ["conv"], "necessity": ["ablation"], "planted": ["ablation", "planted"], "patching": ["patching"], "sweep": ["ablation"], "window": ["windows"]}  # fmt: skip
+BEHIND = {"profile": ["probes"], "attribution": ["conv"], "necessity": ["ablation"], "planted": ["ablation", "planted"], "patching": ["patching"], "sweep": ["ablation"], "window": ["windows"], "through_training": ["probes"]}  # fmt: skip
 
 
 @pytest.mark.parametrize("measurement", BEHIND)
@@ -348,7 +348,9 @@ def test_a_damaged_cached_table_is_refused_by_name(profiled):
 def test_no_file_but_the_two_of_a_checkpoint_and_one_a_cell_is_left(profiled):
     grid.obtain([run_of()], workers=1)
     grid.measure([cell_of()], workers=1)
-    names = sorted(path.name for path in grid.CACHE.rglob("*") if path.is_file())
+    files = [path for path in grid.CACHE.rglob("*") if path.is_file()]
+    assert all(path.stat().st_size == 0 for path in files if path.parent.name == "locks")
+    names = sorted(path.name for path in files if path.parent.name != "locks")
     assert names[:2] == [f"{run_of().key}.json", f"{run_of().key}.safetensors"]
     assert len(names) == 3 and re.fullmatch(r"profile-[0-9a-f]{20}\.parquet", names[2])
 
