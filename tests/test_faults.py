@@ -1,6 +1,6 @@
 """Processes killed at random moments, full disks, folders that may not be written to, two runs at once, damaged files.
 
-A few kills of each kind run with every test; STATEDEPTH_KILLS=60 asks for that many in all (15 min on 2 cores).
+A few kills of each kind run with every test; STATEDEPTH_KILLS=60 asks for that many in all (11 min on 2 cores).
 """
 
 import contextlib
