@@ -3,7 +3,7 @@
 import pytest
 from synthetic import EARLY, FLAT, FLIPPED, LATE, OTHERS, sensitivity_tables
 
-from statedepth import claims, figures, grid, sensitivity
+from statedepth import claims, figures, grid, notebook, sensitivity
 from statedepth import tables as table_files
 from statedepth.models import ModelSpec
 from statedepth.training import Run, TrainSpec
@@ -168,3 +168,7 @@ def test_a_model_that_stands_in_several_variants_is_one_model():
     twice = made["varied"]["variant"] == "n_layers=8"
     made["varied"].loc[twice, "checkpoint"] = made["varied"].loc[~twice, "checkpoint"].to_numpy()
     assert sensitivity.numbers(made)["models"].value == len(made["varied"]) / 2
+
+
+def test_the_notebook_varies_what_the_predictions_are_about():
+    assert notebook.declared("flip_sensitivity")["variants"].default == list(sensitivity.VARIANTS)

@@ -256,43 +256,14 @@ def index_contrasts(tables: Tables) -> Figure:
 
 def sensitivity(tables: Tables) -> Figure:
     """Does the difference in concentration depend on how the profile is read?"""
-    found = contrasts(tables["indices"]).query("index == 'concentration' and task != 'interaction'")
-    found = found[found["reading"] != profiles.UNTRAINED].dropna(subset=["difference"])
-    found = found.assign(
-        name=found["architecture"].map(NAMES),
-        low=found["low"].fillna(found["difference"]),
-        high=found["high"].fillna(found["difference"]),
-    )
-    readings = [r for r in dict.fromkeys(tables["indices"]["reading"]) if r != profiles.UNTRAINED]
-    x = alt.X("difference:Q", title="C minus the Transformer's", scale=alt.Scale(domain=[-1, 1]))
-    tooltip = [
-        "name:N",
-        "reading:N",
-        *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("difference", "low", "high")),
-        "n:Q",
-    ]
-    columns = []
-    for task, here in found.groupby("task", sort=False):
-        panels = []
-        for name in [name for name in ARCHITECTURES if name in set(here["name"])]:
-            base = alt.Chart(here[here["name"] == name]).encode(
-                y=alt.Y("reading:N", sort=readings, title=None), color=colour()
-            )
-            layers = [
-                alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=GREY).encode(x=alt.X("zero:Q", title=None)),
-                base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=None), x2="high:Q"),
-                base.mark_point(size=55, filled=True, opacity=1).encode(x=x, tooltip=tooltip),
-            ]
-            title = alt.TitleParams(f"{name} · {task_name(str(task))}", color=COLOURS[name])
-            panels.append(alt.layer(*layers).properties(width=200, height=alt.Step(16), title=title))
-        columns.append(alt.vconcat(*panels))
+    chart = sensitivity_figures.concentration_panels(tables["indices"], "reading")
     outcomes = outcomes_by_reading(tables).groupby("outcome", sort=False)["reading"].agg(list)
     finding = "; ".join(f"{outcome} by {', '.join(readings)}" for outcome, readings in outcomes.items())
     caption = (
         "Concentration, architecture minus Transformer, by each reading of the same profiles, with pointwise 95% Welch "
         f"intervals over seeds. By the criterion claim 1 is {finding}."
     )
-    return Figure(themed(alt.hconcat(*columns)), "flip.sensitivity", caption, caption)
+    return Figure(themed(chart), "flip.sensitivity", caption, caption)
 
 
 def published(tables: Tables) -> Figure:

@@ -8,7 +8,7 @@ import pandas as pd
 from statedepth import flip, profiles, sensitivity
 from statedepth.render import Figure
 from statedepth.sensitivity import BASE, variant_name
-from statedepth.theme import ARCHITECTURES, COLOURS, GREY, READABILITY, over_seeds, themed
+from statedepth.theme import ARCHITECTURES, COLOURS, GREY, READABILITY, colour, over_seeds, themed
 from statedepth.verdicts import NAMES, THRESHOLD, Tables, task_name
 
 
@@ -16,45 +16,43 @@ def _variants(tables: Tables) -> list[str]:
     return list(dict.fromkeys(tables["varied"]["variant"]))
 
 
-def contrasts(tables: Tables) -> Figure:
-    """Does an architecture change its side of the Transformer when a setting changes?"""
-    table = sensitivity.indices(tables["varied_profiles"])
-    found = flip.contrasts(table).query("index == 'concentration' and task != 'interaction'")
-    found = found.dropna(subset=["difference"]).rename(columns={"reading": "variant"})
+def concentration_panels(indices: pd.DataFrame, row: str) -> alt.TopLevelMixin:
+    """C minus the Transformer's with its interval: a panel for each architecture and task, a line for each `reading` of
+    the `indices` table, which readers know as `row`."""
+    indices = indices[indices["reading"] != profiles.UNTRAINED]
+    found = flip.contrasts(indices).rename(columns={"reading": row})
+    found = found.query("index == 'concentration' and task != 'interaction'").dropna(subset=["difference"])
     found = found.assign(
         name=found["architecture"].map(NAMES),
-        setting=found["variant"].map(variant_name),
         low=found["low"].fillna(found["difference"]),
         high=found["high"].fillna(found["difference"]),
     )
-    order = [variant_name(variant) for variant in _variants(tables)]
     x = alt.X("difference:Q", title="C minus the Transformer's", scale=alt.Scale(domain=[-1, 1], clamp=True))
-    tooltip = [
-        "name:N",
-        "setting:N",
-        *(alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("difference", "low", "high")),
-        "n:Q",
-    ]
+    y = alt.Y(f"{row}:N", sort=list(dict.fromkeys(indices["reading"])), title=None)
+    numbers = [alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("difference", "low", "high")]
+    zero = alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=GREY).encode(x=alt.X("zero:Q", title=None))
     columns = []
     for task, here in found.groupby("task", sort=False):
         panels = []
         for name in [name for name in ARCHITECTURES if name in set(here["name"])]:
-            base = alt.Chart(here[here["name"] == name]).encode(
-                y=alt.Y("setting:N", sort=order, title=None, axis=alt.Axis(labelLimit=200)), color=alt.value(COLOURS[name])
-            )  # fmt: skip
-            layers = [
-                alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=GREY).encode(x=alt.X("zero:Q", title=None)),
-                base.mark_rule(strokeWidth=2, clip=True).encode(x=alt.X("low:Q", title=None), x2="high:Q"),
-                base.mark_point(size=55, filled=True, opacity=1).encode(x=x, tooltip=tooltip),
-            ]
+            base = alt.Chart(here[here["name"] == name]).encode(y=y, color=colour())
+            interval = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=None), x2="high:Q")
+            point = base.mark_point(size=55, filled=True, opacity=1)
+            point = point.encode(x=x, tooltip=["name:N", f"{row}:N", *numbers, "n:Q"])
             title = alt.TitleParams(f"{name} · {task_name(str(task))}", color=COLOURS[name])
-            panels.append(alt.layer(*layers).properties(width=180, height=alt.Step(16), title=title))
+            panels.append(alt.layer(zero, interval, point).properties(width=200, height=alt.Step(16), title=title))
         columns.append(alt.vconcat(*panels))
+    return alt.hconcat(*columns) if columns else alt.Chart(found).mark_point()
+
+
+def contrasts(tables: Tables) -> Figure:
+    """Does an architecture change its side of the Transformer when a setting changes?"""
+    table = sensitivity.indices(tables["varied_profiles"])
+    chart = concentration_panels(table.assign(reading=table["reading"].map(variant_name)), "setting")
     caption = (
         "Concentration, architecture minus Transformer, at each setting, with pointwise 95% Welch intervals over seeds, cut "
         "at the edge. The claim puts Parity right of zero and Dyck left of it. A setting without a mark was not tested."
     )
-    chart = alt.hconcat(*columns) if columns else alt.Chart(found).mark_point()
     return Figure(
         themed(chart), "flip_sensitivity.contrasts", f"{_finding(tables)} {caption}", caption, _finding(tables)
     )
@@ -163,7 +161,7 @@ def training(tables: Tables) -> Figure:
             title = alt.TitleParams(f"{name} · {panel}", color=COLOURS[name])
             panels.append((fill + marks).properties(width=240, height=90, title=title))
         columns.append(alt.vconcat(*panels))
-    said = _when(when, sensitivity.through_training(tables["trajectory"]))
+    said = _when(sensitivity.through_training(tables["trajectory"]))
     caption = (
         f"Readability at each site through training, mean over seeds. ▲ with a number: so many seeds have {THRESHOLD:.0%} of "
         "answers right at the training length from that moment on, for the first time."
@@ -171,7 +169,7 @@ def training(tables: Tables) -> Figure:
     return Figure(themed(alt.hconcat(*columns)), "flip_sensitivity.training", f"{said} {caption}", caption, said)
 
 
-def _when(_: pd.DataFrame, found: pd.DataFrame) -> str:
+def _when(found: pd.DataFrame) -> str:
     """On Parity, in how many seeds late came before mastery, with it, after it, or never."""
     here = found[found["task"] == "parity"]
     counts = here["when"].value_counts()
