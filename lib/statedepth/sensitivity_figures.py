@@ -51,7 +51,7 @@ def contrasts(tables: Tables) -> Figure:
     chart = concentration_panels(table.assign(reading=table["reading"].map(variant_name)), "setting")
     caption = (
         "Concentration, architecture minus Transformer, at each setting, with pointwise 95% Welch intervals over seeds, cut "
-        "at the edge. The claim puts Parity right of zero and Dyck left of it. A setting without a mark was not tested."
+        "at the edge. The claim puts Parity right of zero and Dyck left of it. A setting that is missing in a panel was not tested there."
     )
     return Figure(
         themed(chart), "flip_sensitivity.contrasts", f"{_finding(tables)} {caption}", caption, _finding(tables)
@@ -79,13 +79,16 @@ def profile_lines(tables: Tables) -> Figure:
     order = [variant_name(variant) for variant in _variants(tables)]
     names = [name for name in ARCHITECTURES if name in set(lines["name"])]
     base = lines[lines["setting"] == variant_name(BASE)].drop(columns="setting")
-    x = alt.X("depth:Q", title="depth", axis=alt.Axis(values=[0, 1], grid=False), scale=alt.Scale(domain=[0, 1]))
-    y = alt.Y("mean:Q", title=READABILITY, scale=alt.Scale(domain=[-0.05, 1.05], clamp=True), axis=alt.Axis(values=[0, 1]))  # fmt: skip
     tooltip = ["setting:N", "name:N", alt.Tooltip("depth:Q", format=".2f"), *(alt.Tooltip(f"{c}:Q", format=".3f") for c in ("mean", "low", "high")), "n:Q"]  # fmt: skip
     rows = []
     for setting in order:
         cells = []
         for name in names:
+            # What an axis says, once: under the last row, and left of each.
+            under = alt.Axis(values=[0, 1], grid=False, format=".0f", labels=setting == order[-1])
+            left = alt.Axis(values=[0, 1], format=".0f", labels=name == names[0])
+            x = alt.X("depth:Q", title="depth" if setting == order[-1] else None, axis=under, scale=alt.Scale(domain=[0, 1]))  # fmt: skip
+            y = alt.Y("mean:Q", title="A′" if name == names[0] else None, axis=left, scale=alt.Scale(domain=[-0.05, 1.05], clamp=True))  # fmt: skip
             here = lines[(lines["setting"] == setting) & (lines["name"] == name)]
             reference = alt.Chart(base[base["name"] == name]).mark_line(color="#9a9a9a", strokeDash=[3, 2])
             layers: list[alt.Chart] = [reference.encode(x=x, y=y)]
@@ -100,7 +103,7 @@ def profile_lines(tables: Tables) -> Figure:
         rows.append(alt.hconcat(*cells, spacing=6, title=alt.TitleParams(setting, fontSize=12, fontWeight="normal")))
     moved = _late_by_variant(tables)
     caption = (
-        "Readability of the state on Parity from embedding (depth 0) to last block (1), in models that learned it: mean and "
+        f"{READABILITY[0].upper()}{READABILITY[1:]} of the state on Parity from embedding (depth 0) to last block (1), in models that learned it: mean and "
         "95% band over seeds. Dashed: claim 1's own setting. A panel with the dashed line alone: no model learned it."
     )
     chart = alt.vconcat(*rows, spacing=4)
@@ -155,15 +158,15 @@ def training(tables: Tables) -> Figure:
                 )
             )
             ours = when[(when["panel"] == panel) & (when["name"] == name)]
-            counted = ours.groupby("moment", as_index=False).size().assign(text=lambda t: "▲" + t["size"].astype(str))
-            marks = alt.Chart(counted).mark_text(baseline="top", dy=2, fontSize=10, color=COLOURS[name])
-            marks = marks.encode(x=x, y=alt.value(92), text="text:N")
-            title = alt.TitleParams(f"{name} · {panel}", color=COLOURS[name])
+            counted = ours.groupby("moment", as_index=False).size().assign(text=lambda t: "▼" + t["size"].astype(str))
+            marks = alt.Chart(counted).mark_text(baseline="bottom", fontSize=11, color=COLOURS[name])
+            marks = marks.encode(x=x, y=alt.value(-1), text="text:N")
+            title = alt.TitleParams(f"{name} · {panel}", color=COLOURS[name], offset=4)
             panels.append((fill + marks).properties(width=240, height=90, title=title))
         columns.append(alt.vconcat(*panels))
     said = _when(sensitivity.through_training(tables["trajectory"]))
     caption = (
-        f"Readability at each site through training, mean over seeds. ▲ with a number: so many seeds have {THRESHOLD:.0%} of "
+        f"Readability at each site through training, mean over seeds. ▼ with a number: so many seeds have {THRESHOLD:.0%} of "
         "answers right at the training length from that moment on, for the first time."
     )
     return Figure(themed(alt.hconcat(*columns)), "flip_sensitivity.training", f"{said} {caption}", caption, said)
