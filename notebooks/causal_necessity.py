@@ -45,8 +45,8 @@
 # further parts of the same code, `statedepth.causal.verdict`.
 #
 # A cell of our own test is a site, a method and a seed, and has one of **five outcomes**: *absent* (nothing was readable, or
-# the eraser has rank 0), *not removed* (a refitted probe reads the state more than two points over the most frequent
-# class, pooled over positions or at single ones), *necessary* (removed, and the task falls at least half of the way, by
+# the eraser has rank 0), *not removed* (refitted probes read the state more than two points over the most frequent class, one
+# of all positions, or on their mean those of `own_positions` single ones), *necessary* (removed, and the task falls at least half of the way, by
 # more than in every draw of every control), *not necessary* (removed, and the fall's interval ends under a tenth),
 # *inconclusive* (else). The history of all this is public:
 #
@@ -57,6 +57,8 @@
 #   length), before any measurement was looked at. The rule changed by one constant, the sample size by which sites are told
 #   apart.
 # - What the verdict says beside its outcome (where random subspaces cost as much as INLP) was worded with the results in sight.
+#   So was one answer: whether the best-read and the most damaged site differ is *undecided*, and no longer *no*, where the
+#   interval of their distance holds 0 and reaches half a site or more.
 
 # %% tags=["parameters", "hide-input"]
 tasks: list[str] = ["parity", "dyck-2-4"]  # tasks; the claim is about these two
@@ -213,10 +215,15 @@ figures.chart("causal_necessity", "directions", session.tables)
 # {num}`causal_necessity.mamba.parity.strong-direction` by the most penalised probe's and
 # {num}`causal_necessity.mamba.parity.mean-projection` by that between class means. All three take out one direction, but not as
 # much: {num}`causal_necessity.mamba.parity.direction.share`, {num}`causal_necessity.mamba.parity.strong-direction.share` and
-# {num}`causal_necessity.mamba.parity.mean-projection.share` of the variance there. The probe's direction also costs no more than
-# {num}`causal_necessity.last.parity` on Parity and {num}`causal_necessity.last.dyck-2-4` on Dyck at the *last* site, where the
-# state is needed by construction, and {num}`causal_necessity.planted.cause` in the planted Parity model whose code is the cause.
-# Where an edit costs little even there, a task that survives it is no evidence against necessity.
+# {num}`causal_necessity.mamba.parity.mean-projection.share` of the variance there. Why so little? Of two classes whose means are
+# Δ apart and which share a covariance Σ, the best linear probe reads along Σ⁻¹Δ: it leans away from where activations vary most,
+# and may hold little of what sets the classes apart.
+#
+# So what the task loses by it says little, either way. At the *last* site, where the state is needed by construction, it costs no
+# more than {num}`causal_necessity.last.parity` on Parity and {num}`causal_necessity.last.dyck-2-4` on Dyck; a task that survives it
+# is no evidence against necessity. Of the planted models whose code is the cause, the one for Parity loses
+# {num}`causal_necessity.planted.cause` and the counter {num}`causal_necessity.planted.cause.counter`, and in both a refitted probe
+# reads the state as before: a task that is destroyed by it need not have had its state removed.
 #
 # Of {num}`causal_necessity.inert` cells that looked inert by the probe's direction, INLP costs half of the way or more, and more
 # than every draw of random subspaces of its rank, in {num}`causal_necessity.reversed`; but a probe still reads the state in
@@ -240,12 +247,15 @@ figures.chart("causal_necessity", "by_site", session.tables)
 # {num}`causal_necessity.each.LEACE.not-removed`. Without the Transformer on Parity it is *necessary* in
 # {num}`causal_necessity.each.LEACE.elsewhere`. In {num}`causal_necessity.each.LEACE.unmatched` of the necessary cells no other
 # subspace holds as much variance, so that the matched control took over a tenth less (in the median of all necessary cells
-# {num}`causal_necessity.matched.median` of the eraser's). The exact erasers do not always agree: in the Transformer on Parity LEACE,
+# {num}`causal_necessity.matched.median` of the eraser's). The better control is there another string's part in place of the
+# mean, which leaves the stream where training knew it: it costs half of the way or more in
+# {num}`causal_necessity.each.LEACE.resampled`. In {num}`causal_necessity.each.LEACE.somewhere` a probe of some single position
+# still reads the state, where their mean does not. The exact erasers do not always agree: in the Transformer on Parity LEACE,
 # whose edit is the smallest that can do it, takes {num}`causal_necessity.transformer.parity.each.LEACE.fall` of the way
 # (*necessary* in {num}`causal_necessity.transformer.parity.each.LEACE.necessary` cells), mean projection, whose edit is
 # larger, {num}`causal_necessity.transformer.parity.each.mean-projection.fall`; in Mamba on Parity it is
 # {num}`causal_necessity.mamba.parity.each.LEACE.fall` and {num}`causal_necessity.mamba.parity.each.mean-projection.fall`.
-# Both leave no linear probe anything to read, so that what they cost beyond that is the edit's own doing.
+# Where both leave a linear probe nothing to read, what one costs beyond the other is the edit's own doing.
 # {num}`causal_necessity.control.alone` cells (of all methods and lengths) are kept from being called *necessary* by the
 # irrelevant variable alone: in early blocks of the Transformer a token of the past is an ingredient of the state.
 
@@ -342,10 +352,11 @@ figures.chart("causal_necessity", "patching", session.tables)
 
 # %% tags=["hide-input", "show"]
 verdict = claims.CRITERIA["causal_necessity"](session.tables)
-said = {True: "yes", False: "no", None: "not tested"}
+said = {True: "yes", False: "no", None: "undecided"}
 notebook.Rows(
     pd.DataFrame([{"statement": part.text, "holds": said[part.holds]} for part in verdict.parts]),
-    "What the criterion is made of, v2's statements, and our own",
+    "What the criterion is made of, v2's statements, and our own. Undecided: too few models learned the task, or an interval "
+    "holds both answers",
 )
 
 # %% [markdown]

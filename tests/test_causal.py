@@ -153,6 +153,33 @@ def test_the_gap_between_the_two_peaks_has_a_sign_and_an_interval(usual):
     assert (same["gap"] == 0.0).all()
 
 
+def test_a_gap_that_comes_and_goes_with_the_seed_is_undecided_and_one_of_zero_is_no():
+    made = causal_tables({None: {EXACT: ((0.1, 0.2, 0.9, 1.0), 0.0)}}, patched=False)
+    assert holds(verdict(made), "mamba.parity.differ") is False
+    table = made["necessity"]
+    early = (table["positions"] == "each") & (table["method"] == "LEACE") & (table["architecture"] == "mamba")
+    early &= (table["task"] == "parity") & (table["site"] == 1) & (table["seed"] < 2)
+    up = table.loc[early, "fall"] - 1.5
+    for column in ("fall", "fall_low", "fall_high"):
+        table.loc[early, column] -= up
+    assert holds(verdict(made), "mamba.parity.differ") is None
+
+
+def test_necessary_cells_are_counted_by_what_qualifies_them(usual):
+    table = usual["necessity"].copy()
+    cells = table.index[
+        (table["positions"] == "each")
+        & (table["method"] == "LEACE")
+        & (table["length"] == table["trained_length"])
+        & (table["site"] < 4)
+    ]
+    table["resample_fall"], table["positions_read"] = 1.0, 0
+    table.loc[cells[:7], "resample_fall"] = 0.4
+    table.loc[cells[:3], "positions_read"] = 1
+    found = numbers({**usual, "necessity": table})
+    assert (found["each.LEACE.resampled"].text, found["each.LEACE.somewhere"].text) == ("143 of 150", "3 of 150")
+
+
 def test_sites_within_a_standard_error_are_one_set():
     falls = {None: {EXACT: ((0.1, 0.2, 0.9, 1.0), 0.0)}}
     found = peaks(causal_tables(falls, read=(1.0, 1.0, 1.0, 1.0), patched=False))

@@ -82,7 +82,7 @@ def main(arguments: list[str] | None = None) -> int:
         elif chosen.command == "train":
             publish.train(chosen.notebook)
         elif chosen.command == "redraw":
-            for name in chosen.notebooks or notebook.known():
+            for name in chosen.notebooks or publish.published():
                 publish.redraw(name)
         elif chosen.command == "explorer":
             publish.explore()

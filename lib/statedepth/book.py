@@ -48,6 +48,8 @@ SCALES = {
     "own checkpoint": "checkpoints of the reader's own",
 }
 EXAMPLES = {"flip_sensitivity": {"variants": ["n_layers=3"], "seeds": [0]}, "pretrained_bottleneck": {"models": ["mamba-large"], "tasks": ["parity"], "seeds": [0], "scratch_seeds": [], "hard_tasks": [], "width": 3}}  # fmt: skip
+# Of which notebooks not every model is published, and what trains the others where they would be left out.
+UNPUBLISHED: dict[str, dict[str, bool]] = {"s3_grouping": {"every_seed": True}, "pretrained_bottleneck": {"rebuild": True}, "flip_sensitivity": {}}  # fmt: skip
 NOT_MEASURED = "not measured yet"
 
 
@@ -269,18 +271,22 @@ def _again(of: str, run: dict[str, Any] | None) -> str:
         return ""
     defaults = {name: parameter.default for name, parameter in notebook.declared(of).items()}
     own = {k: v for k, v in run["parameters"].items() if k not in notebook.PLACES and defaults.get(k) != v}
-    missing = (
-        "rebuild" in run["parameters"] and run["profile"] == "paper"
-    )  # most of its models have no published checkpoint
-    same = notebook.command(of, own | ({"rebuild": True} if missing else {}))
+    unpublished = UNPUBLISHED.get(of) if run["profile"] == "paper" else None
+    same = notebook.command(of, own | (unpublished or {}))
     other = notebook.command(of, own | (EXAMPLES.get(of) or {"seeds": [7]}))
-    hours = " (it trains the models that have no published checkpoint, which takes hours)" if missing else ""
+    hours = (
+        "" if unpublished is None else " (it trains the models that have no published checkpoint, which takes hours)"
+    )
+    trained = (
+        f"Models without a published checkpoint are left out; <code>{' '.join(unpublished)}</code> trains them."
+        if unpublished
+        else "What has no published checkpoint is trained."
+    )
     return (
         '<details class="statedepth-again"><summary>Run it yourself</summary>'
         f"<p>This page again, with the parameters it shows{hours}:</p>"
         f'<div class="highlight"><pre tabindex="0">{_escape(same)}</pre></div>'
-        "<p>With others, as an example. What has no published checkpoint is trained. The page that it builds has both runs side by "
-        "side:</p>"
+        f"<p>With others, as an example. {trained} The page that it builds has both runs side by side:</p>"
         f'<div class="highlight"><pre tabindex="0">{_escape(other)}</pre></div>'
         "<p>Any parameter of the cell tagged <em>parameters</em> below can be set in the same way.</p></details>"
     )

@@ -282,13 +282,18 @@ def _erased(tables: Tables) -> tuple[int, int, int, int, int]:
     """Of the judged tasks in pretrained models, before the last site: ablations of one direction after which a refitted probe gets
     back 95% of its accuracy, of how many before which the state was read; cells in which it is necessary by LEACE at each position,
     of how many, and in how many of these it was not removed."""
-    table = pretrained_only(sites(tables)).query("judged")
-    table = table[table["task"].isin(TASKS)]
+    table = _judged_cells(tables)
     one = table.query("positions == 'pooled' and method == 'direction' and rank > 0")
     one = one[one["read"] >= READABLE]  # or a refit gets back what was never there
     exact = table.query("positions == 'each' and method == 'LEACE'")
     back = int((one["refit"] / one["before"] >= READ).sum())
     return back, len(one), int((exact["outcome"] == "necessary").sum()), len(exact), int((exact["outcome"] == "not removed").sum())  # fmt: skip
+
+
+def _judged_cells(tables: Tables) -> pd.DataFrame:
+    """Cells of the judged tasks in pretrained models, at sites before the last."""
+    table = pretrained_only(sites(tables)).query("judged")
+    return table[table["task"].isin(TASKS)]
 
 
 def _of_scratch(tables: Tables) -> list[str]:
@@ -467,6 +472,12 @@ def _of_ablations(found: Numbers, tables: Tables) -> None:
     found.add("back", back if n_back else None, f"{back} of {n_back}", "ablations of one direction, of those before which the state was read, after which a refitted probe gets back 95% of its accuracy", where, True)  # fmt: skip
     found.add("not-removed", left if n_exact else None, str(left), "of these, cells in which LEACE at each position did not remove the state", where)  # fmt: skip
     found.add("necessary", needed if n_exact else None, f"{needed} of {n_exact}", "cells in which the state is necessary by LEACE at each position", where)  # fmt: skip
+    of_these = _judged_cells(tables).query("positions == 'each' and method == 'LEACE' and outcome == 'necessary'")
+    for key, which, label in (
+        ("unmatched", of_these["matched_share"] < 0.9 * of_these["variance_removed"], "of these, cells whose variance-matched control took over a tenth less"),
+        ("resampled", of_these["resample_fall"] >= 0.5, "of these, cells in which another string's part in place of the mean costs half of the way too"),
+    ):  # fmt: skip
+        found.add(key, int(which.sum()) if n_exact else None, f"{int(which.sum())} of {len(of_these)}", label, where)
 
 
 def _of_patches(found: Numbers, tables: Tables) -> None:

@@ -34,6 +34,7 @@ HALF, TENTH = 0.5, 0.1  # of the way down to the majority class, as in `statedep
 READABLE = 0.1  # A' under which there is nothing to erase
 BACK = 0.95  # share of its accuracy that a refitted probe gets back (v2)
 N_TEST = 2048  # sequences of a full test sample: the standard error by which sites are told apart
+SAME = 0.5  # sites: an interval of the distance between two that lies within this is called no difference
 TWICE = 2.0  # times the training length, at which v1's test is made again
 OUTCOMES = ("absent", "not removed", "necessary", "not necessary", "inconclusive")
 ABLATION = ("pooled", "direction")  # v1's: one direction, at all positions
@@ -243,6 +244,7 @@ def verdict(tables: Tables) -> Verdict:
         tested["n"].min() < MIN_SEEDS or len(tested) < len(TASKS) * len(JUDGED) or len(run) < len(JUDGED)
     )
     outcome, reasons = _outcome(claimed[claimed["task"].isin(TASKS)])
+    reasons[0] += _of_last_site(tables)
     reasons += (
         _other_directions(found) + _of_refits(tables) + _of_reversals(tables) + _of_exact(tables) + _of_peaks(tables)
     )
@@ -322,17 +324,21 @@ def _of_refits(tables: Tables) -> list[str]:
         if 2 * back > len(table)
         else "speaks against"
     )
-    reasons = [
-        f"After it a refitted probe gets back 95% of its accuracy in {back} of {len(table)} cells (of its readability, in "
+    return [
+        f"After the probe's direction is out a refitted probe gets back 95% of its accuracy in {back} of {len(table)} cells (of its readability, in "
         f"{int((table['back_read'] >= BACK).sum())}), and in {still} it still reads the state: this {stands} v2's first statement."
     ]
+
+
+def _of_last_site(tables: Tables) -> str:
+    """What a task that survives the ablation does not show, where the ablation fails at the last site too."""
     last = at_last_site(tables)
-    if len(last) and last["fall"].max() < HALF:  # or the ablation would have found what it looks for
-        reasons.append(
-            "That the task survives is no evidence against necessity: at the last site, which the head reads, the same ablation "
-            f"costs no more than {last['fall'].max():.0%} in any architecture and task."
-        )
-    return reasons
+    if not len(last) or last["fall"].max() >= HALF:  # or the ablation would have found what it looks for
+        return ""
+    return (
+        " That a task survives is no evidence against necessity: at the last site, which the head reads, the same ablation "
+        f"costs no more than {last['fall'].max():.0%} in any architecture and task."
+    )
 
 
 def at_last_site(tables: Tables) -> pd.DataFrame:
@@ -402,7 +408,9 @@ def _parts(tables: Tables, found: pd.DataFrame) -> list[Part]:
     parts.append(Part("exact.everywhere", "the state is necessary at some site before the last, in every architecture and task", all(shown) if shown else None))  # fmt: skip
     for row in peaks(tables).to_dict("records"):
         text = f"in {NAMES[row['architecture']]} on {task_name(row['task'])}, the best-read and the most damaged site differ"
-        differ = bool(row["low"] > 0 or row["high"] < 0) if row["n"] >= 2 else None
+        differ = (
+            True if row["low"] > 0 or row["high"] < 0 else False if -SAME < row["low"] <= row["high"] < SAME else None
+        )
         parts.append(Part(f"{row['architecture']}.{row['task']}.differ", text, differ))
     return parts
 
@@ -434,13 +442,12 @@ def numbers(tables: Tables) -> dict[str, Number]:
     if "planted" in tables:
         planted = tables["planted"][tables["planted"]["expected"] != UNPLANTED]
         right = int((planted["outcome"] == planted["expected"]).sum())
-        label = "planted cells that come out as planted"
-        cause = tables["planted"].query(
-            "task == 'parity' and kind == 'cause' and positions == 'pooled' and method == 'direction'"
-        )
-        value = float(cause["fall"].mean()) if len(cause) else None
-        label = "task lost by one direction in the planted Parity model whose code is the cause"
-        found.add("planted.cause", value, f"{value:.0%}" if value is not None else "", label, "causal-planted")
+        for key, task, name in (("cause", "parity", "Parity model"), ("cause.counter", "dyck-1-3-depth", "counter")):
+            of_task = tables["planted"][tables["planted"]["task"] == task]
+            cause = of_task.query("kind == 'cause' and positions == 'pooled' and method == 'direction'")
+            value = float(cause["fall"].mean()) if len(cause) else None
+            label = f"task lost by one direction in the planted {name} whose code is the cause"
+            found.add(f"planted.{key}", value, f"{value:.0%}" if value is not None else "", label, "causal-planted")
         label = "planted cells that come out as planted"
         found.add("planted.right", right, f"{right} of {len(planted)}", label, "causal-planted", True)
     for row in _records(transfers(tables)):
@@ -579,6 +586,7 @@ def _of_outcomes(found: Numbers, tables: Tables) -> None:
     alone = (table["outcome"] == "inconclusive") & (table["fall"] >= HALF) & (table["control_fall"] >= table["fall"])
     alone &= table[["random_most", "matched_most"]].max(axis=1) < table["fall"]
     label = "cells that are not called necessary because of the irrelevant variable's control alone"
+    _count(found, "control.alone", int(alone.sum()), label, "causal-outcomes")
     exact = _of(table, *EXACT)
     elsewhere = exact[(exact["architecture"] != "transformer") | (exact["task"] != "parity")]
     needed = int((elsewhere["outcome"] == "necessary").sum())
@@ -592,7 +600,13 @@ def _of_outcomes(found: Numbers, tables: Tables) -> None:
         "of its necessary cells, those whose variance-matched control took over a tenth less",
         "causal-outcomes",
     )
-    _count(found, "control.alone", int(alone.sum()), label, "causal-outcomes")
+    for key, which, label in (
+        ("resampled", of_these["resample_fall"] >= HALF, "of its necessary cells, those in which another string's part in place of the mean costs half of the way too"),
+        ("somewhere", of_these["positions_read"] > 0, "of its necessary cells, those in which a probe of some single position still reads the state"),
+    ):  # fmt: skip
+        found.add(
+            f"each.LEACE.{key}", int(which.sum()), f"{int(which.sum())} of {len(of_these)}", label, "causal-outcomes"
+        )
     weak = (table["outcome"] == "necessary") & (table["matched_share"] < 0.9 * table["variance_removed"])
     label = "necessary cells whose variance-matched control took over a tenth less than the eraser"
     needed = int((table["outcome"] == "necessary").sum())

@@ -183,6 +183,30 @@ def beside_published(tables: Tables) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def published_contrasts(tables: Tables) -> dict[tuple[str, str], float]:
+    """C(Mamba) - C(Transformer) of v1's figure, by task and by what site 0, which it does not have, is taken to be.
+
+    "nothing": the probe of the embedding does no better than the most frequent class; "ours": it reads as in our models,
+    mean over seeds. The most frequent class is that of our strings.
+    """
+    table = tables["readability"].query("network == 'trained' and labels == 'task' and position == 0 and passed")
+    found = {}
+    for task, published in PUBLISHED_PROFILES.groupby("task", sort=False):
+        ours = table[(table["task"] == task) & (table["variable"] == target_of(str(task)))]
+        for start in ("nothing", "ours"):
+            of: dict[str, float] = {}
+            for architecture, profile in published.groupby("architecture"):
+                mine = ours[ours["architecture"] == architecture]
+                majority, first = mine["majority"].mean(), mine.loc[mine["site"] == 0, "accuracy"].mean()
+                values = [majority if start == "nothing" else first, *profile.sort_values("site")["published"]]
+                readability = (pd.Series(values) - majority) / (1 - majority)
+                of[str(architecture)] = (
+                    profiles.indices(readability.to_numpy())["concentration"] if len(mine) else math.nan
+                )
+            found[str(task), start] = of["mamba"] - of["transformer"]
+    return found
+
+
 def verdict_by_reading(tables: Tables, reading: str, by_intervals: bool = False) -> Verdict:
     """Claim 1 by one reading of the profiles (see `profiles.index_table`); the claim is judged by the pooled one.
 
@@ -316,6 +340,9 @@ def numbers(tables: Tables) -> Numbers:
                 value = mean_of(here[here["site"] == site]["readability"])
                 label = f"readability at site {site} of {name} on {task_name(task)}"
                 add(f"{where}.site{site}", value.estimate, mean_text(value), label, "flip-readability")
+    for (task, start), apart in published_contrasts(tables).items():
+        label = f"C(Mamba) - C(Transformer) of v1's figure on {task_name(task)}, where its site 0 reads {'as ours' if start == 'ours' else start}"
+        add(f"published.{task}.{start}", apart, f"{apart:+.2f}", label, "flip-indices")
     n_models, n_failed = len(at_length), int((~at_length["passed"]).sum())
     add("models", n_models, str(n_models), "trained models", "flip-models")
     add("failed", n_failed, "none" if n_failed == 0 else str(n_failed), "models that failed", "flip-models")

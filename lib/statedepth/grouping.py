@@ -38,6 +38,7 @@ PAIRS: dict[tuple[Profiled, Profiled], str] = {
     (("dyck-1-4", "top"), ("dyck-2-4", "top")): "counter against stack",
     (("S3", "sign"), ("S3", "coset")): "the two parts of one state, in the same models",
 }
+OF_TASK, OF_SUM = "share of the task lost", "share of all that is lost"  # scales of the convolution's attribution
 CONV_EDIT = "current token"  # the edit by which the attribution is judged; the other stands beside it
 FAR_APART = 0.5  # blocks from which on two tasks are called far apart
 SMALL = 0.1  # blocks under which a difference is said to be small, whatever its interval
@@ -123,10 +124,11 @@ def _corrected(table: pd.DataFrame, family: list[str]) -> pd.DataFrame:
 
 
 def conv_contrasts(tables: Tables) -> pd.DataFrame:
-    """The same of the convolution's attribution: which blocks need it? A row per edit, architecture and subject.
+    """The same of the convolution's attribution: which blocks need it? A row per edit, scale, architecture and subject.
 
     A model's attribution is the share of the way down to the majority class that it falls when the convolution of each
-    one block is edited; distances are mean absolute differences over blocks.
+    one block is edited; distances are mean absolute differences over blocks. By the scale `OF_SUM` each model's falls are
+    shares of their sum over blocks, which leaves where the convolution is needed and takes away how much.
     """
     rows = []
     if "conv" in tables:
@@ -134,13 +136,27 @@ def conv_contrasts(tables: Tables) -> pd.DataFrame:
         by = ["edit", "architecture", "task"]
         found = vectors(table, by, "block", "lost", sorted(table["seed"].unique()))
         for edit, architecture in dict.fromkeys(key[:2] for key in found):
-            groups = [found.get((edit, architecture, task)) for task in (CLAIMED, NEAR, FAR)]
-            if any(group is None for group in groups):
-                continue
-            near = profiles.nearer(*groups, profiles.mean_gap)  # type: ignore[arg-type, call-arg]
-            rows.append({"edit": edit, "architecture": architecture} | _of_nearer(near))
-    table = pd.DataFrame(rows, columns=["edit", "architecture", *NEARER])
-    return _corrected(table, ["edit", "architecture"])  # the claim's is of Mamba alone: a family of one
+            for subject in SUBJECTS:
+                groups = [found.get((edit, architecture, task)) for task in (subject, NEAR, FAR)]
+                if any(group is None for group in groups):
+                    continue
+                where = {"edit": edit, "architecture": architecture, "subject": subject}
+                shares = [group / group.sum(1, keepdims=True) for group in groups if group is not None]
+                for scale, values in ((OF_TASK, groups), (OF_SUM, shares)):
+                    near = profiles.nearer(*values, profiles.mean_gap)  # type: ignore[arg-type, call-arg]
+                    rows.append({**where, "scale": scale} | _of_nearer(near))
+    family = ["edit", "architecture", "subject", "scale"]
+    return _corrected(pd.DataFrame(rows, columns=[*family, *NEARER]), family)  # each by itself: a family of one
+
+
+def conv_table(tables: Tables) -> pd.DataFrame:
+    """`conv_contrasts` of the judged edit as readers see it, a row per architecture and subject."""
+    table = conv_contrasts(tables).query("edit == @CONV_EDIT and n > 0")
+    rows = []
+    for (architecture, subject), part in table.groupby(["architecture", "subject"], sort=False):
+        row = {"architecture": NAMES.get(str(architecture), str(architecture)), "task": task_name(str(subject))}
+        rows.append(row | {one["scale"]: interval_text(one) for _, one in part.iterrows()})
+    return pd.DataFrame(rows)
 
 
 def distances(tables: Tables, reading: str = "pooled") -> pd.DataFrame:
@@ -276,7 +292,8 @@ def verdict(tables: Tables) -> Verdict:
     if len(small):
         large = [a for a in groups if a not in set(small["architecture"])]
         without = _outcome(tested, large, holds.get("mamba.conv"), conv_measured)[0]
-        reasons.append(f"Were it not counted, the outcome would be: {without}.")
+        names = " and ".join(NAMES[a] for a in small["architecture"])
+        reasons.append(f"Without the small difference in {names} the outcome would be: {without}.")
     reasons += _of_spread(found, groups) + _beyond(rows, apart)
     lacking = [a for a in run if a not in tested]
     if lacking and tested:
@@ -303,7 +320,8 @@ def _parts(pooled: pd.DataFrame, apart: pd.DataFrame, conv: pd.DataFrame, effect
             row = enough.get((architecture, subject))
             text += _by_interval(row) if row else ""
             parts.append(Part(f"{architecture}.{subject}", text, _over_zero(row) if row else None))
-    for row in conv[(conv["edit"] == CONV_EDIT) & (conv["n"] >= 2)].to_dict("records"):
+    judged = conv.query("edit == @CONV_EDIT and scale == @OF_TASK and subject == @CLAIMED and n >= 2")
+    for row in judged.to_dict("records"):
         text = f"the convolution of {NAMES[row['architecture']]} is needed for S₃ as for Parity rather than as for Dyck"
         parts.append(Part(f"{row['architecture']}.conv", text + _by_interval(row), _over_zero(row)))
     for row in confounds(apart).to_dict("records"):
@@ -319,9 +337,13 @@ def _parts(pooled: pd.DataFrame, apart: pd.DataFrame, conv: pd.DataFrame, effect
     return parts
 
 
-def _over_zero(row: Any) -> bool:
-    """A row of `contrasts` or `conv_contrasts`: by its interval, and by its p unless no data could bring that down."""
-    return bool(row["low"] > 0 and (not row["testable"] or row["p_holm"] < LEVEL))
+def _over_zero(row: Any) -> bool | None:
+    """A row of `contrasts` or `conv_contrasts`: by its interval, and by its p unless no data could bring that down.
+
+    No where the whole interval is under 0; None where it holds 0, or its p does not agree.
+    """
+    over = row["low"] > 0 and (not row["testable"] or row["p_holm"] < LEVEL)
+    return True if over else False if row["high"] <= 0 else None
 
 
 def _listed(architectures: Iterable[str], none: str = "none") -> str:
@@ -396,10 +418,12 @@ def _outcome(tested: list[str], groups: list[str], conv: bool | None, conv_measu
         return "not tested", ["In no architecture of this run did two seeds learn each of S₃, Parity and Dyck."]
     others = _listed([a for a in tested if a not in groups], "")
     text = f"S₃ groups with Parity in {len(groups)} of {len(tested)} architectures that learned it: {_listed(groups)}"
-    reasons = [text + (f"; not in {others}." if others else ".")]
+    reasons = [text + (f"; this is not shown in {others}." if others else ".")]
     if conv is None:
         why = (
-            "could not be judged: too few Mamba models learned the three tasks" if conv_measured else "was not measured"
+            "cannot be told: too few Mamba models learned the three tasks, or their interval holds 0"
+            if conv_measured
+            else "was not measured"
         )
         reasons.append(f"Mamba's Conv1D attribution {why}.")
     else:
@@ -502,6 +526,14 @@ def numbers(tables: Tables) -> Numbers:
             label = f"corrected permutation p of {task_name(subject)} in {name}"
             key, text = f"{architecture}.{subject}.p", f"{p:.3f}" if len(row) else ""
             found.add(key, p, text, label, "grouping-distances", lacking=lacking)
+    conv = conv_contrasts(tables).query("edit == @CONV_EDIT and n > 0")
+    for architecture, subject in ((a, s) for a in ("mamba", "mamba2") for s in SUBJECTS):
+        for scale, suffix in ((OF_TASK, "conv"), (OF_SUM, "conv-shares")):
+            row = conv.query("architecture == @architecture and subject == @subject and scale == @scale")
+            which = f"{task_name(subject)} in {NAMES[architecture]}, as {scale}"
+            label = f"attribution's distance to Dyck less that to Parity, {which}"
+            value, text = (float(row["difference"].iloc[0]), interval_text(row.iloc[0])) if len(row) else (None, "")
+            found.add(f"{architecture}.{subject}.{suffix}", value, text, label, "grouping-conv")
     apart = {(row["architecture"], row["pair"]): row for row in confounds(distances(tables)).to_dict("records")}
     for architecture, name in NAMES.items():
         for pair in ("/".join(_label(*which) for which in both) for both in PAIRS):

@@ -13,6 +13,7 @@ from statedepth.grouping import (
     CONV_EDIT,
     FAR,
     NEAR,
+    OF_TASK,
     SUBJECTS,
     confounds,
     contrasts,
@@ -393,7 +394,8 @@ def convolution(tables: Tables) -> Figure:
             )
         )
     found = _named(conv_contrasts(tables))
-    found = found[found["edit"] == CONV_EDIT]
+    judged = (found["edit"] == CONV_EDIT) & (found["scale"] == OF_TASK) & (found["subject"] == CLAIMED)
+    found = found[judged]
     order_text = "; ".join(f"{row['name']}: {interval_text(row)}" for _, row in found.iterrows() if row["n"] > 1)
     caption = (
         "Per cent of the way down to the majority class that the task falls when the convolution of one block, or of all, is "

@@ -49,8 +49,10 @@ QUICK: dict[str, dict[str, Any]] = {}  # and their quick profiles
 
 
 def known() -> list[str]:
-    """Names of the notebooks that can be run."""
-    return [*sorted(path.stem for path in NOTEBOOKS.glob("*.py")), *OTHERS]
+    """Names of the notebooks that can be run: claims by their numbers, studies, others."""
+    found = sorted(path.stem for path in NOTEBOOKS.glob("*.py"))
+    first = [name for name in (*claims.CLAIMS, *claims.STUDIES) if name in found]
+    return [*first, *(name for name in found if name not in first), *OTHERS]
 
 
 def source_of(notebook: str) -> str:

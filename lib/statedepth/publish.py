@@ -189,6 +189,11 @@ def _shows(cell: nbformat.NotebookNode) -> bool:
     return "show" in cell.metadata.get("tags", [])
 
 
+def published() -> list[str]:
+    """The notebooks that have a published run."""
+    return [name for name in notebook.known() if (BOOK / "data" / name / "run.json").exists()]
+
+
 def redraw(name: str) -> None:
     """The published page of a notebook from its source as it is now and the published tables; nothing is measured.
 
@@ -196,6 +201,9 @@ def redraw(name: str) -> None:
     what the criterion says of the tables. The run block stays that of the run.
     """
     data, page = BOOK / "data" / name, BOOK / f"{name}.ipynb"
+    notebook.source_of(name)
+    if name not in published():
+        raise ValueError(f"notebook={name!r}: has no published run; make publish NOTEBOOK={name} makes one")
     run = notebook.record(data, "run")
     verdict = claims.CRITERIA[name](tables.read_folder(data)).record(run["profile"])
     kept = {c.source: c.outputs for c in nbformat.read(page, as_version=4).cells if c.get("outputs") and not _shows(c)}

@@ -215,6 +215,8 @@ def reproduce(chosen: Mapping[str, Mapping[str, Any]], folder: Path) -> pd.DataF
     same = [name for name, values in chosen.items() if at_published(name, values)]
     for name in [name for name in chosen if name not in same]:
         print(f"{name}: not compared with the published run, whose parameters are others")
+    for name in [name for name in same if not (publish.BOOK / "data" / name / "run.json").exists()]:
+        print(f"{name}: no published run to compare it with")
     table = verify.all_differences(same, folder / "data")
     verify.report(table, folder)
     print(f"{duration(progress.gone())} for {', '.join(chosen)}; the site is at {folder / 'site' / '_build' / 'html' / 'index.html'}")  # fmt: skip
