@@ -353,12 +353,13 @@ figures.chart(
 ) if "conv" in session.tables else "no architecture of this run has a convolution"
 
 # %% [markdown]
-# Block by block, S₃ needs Mamba's convolution as Parity does rather than as Dyck does:
-# {num}`s3_grouping.mamba.S3.conv`. But two things keep this from saying that it tells groups from brackets. The counter
-# Dyck-(1,4), whose state becomes readable where Dyck's does, lies on Parity's side as well in Mamba
-# ({num}`s3_grouping.mamba.dyck-1-4.conv`; in Mamba-2 {num}`s3_grouping.mamba2.dyck-1-4.conv`). And most of the distance is
-# *how much* a task needs the convolution, not where: with each model's losses as shares of their sum, S₃'s difference is
-# {num}`s3_grouping.mamba.S3.conv-shares` in Mamba. Neither was part of the criterion.
+# In Mamba S₃'s attribution has a difference of {num}`s3_grouping.mamba.S3.conv` (over 0: it needs the convolution as Parity does,
+# rather than as Dyck does). How far does that go? Two numbers that the criterion does not ask for. The counter Dyck-(1,4), whose
+# *profile* has a difference of {num}`s3_grouping.mamba.dyck-1-4.difference`, has one of {num}`s3_grouping.mamba.dyck-1-4.conv` by its
+# convolution, and in Mamba-2 {num}`s3_grouping.mamba2.dyck-1-4.conv`: where that is over 0, brackets of one kind are on
+# Parity's side too, and the attribution does not tell groups from brackets. And with each model's losses as shares of
+# their sum, which leaves *where* the convolution is needed and takes away *how much*, S₃'s difference is
+# {num}`s3_grouping.mamba.S3.conv-shares` in Mamba and {num}`s3_grouping.mamba2.S3.conv-shares` in Mamba-2.
 
 # %% tags=["hide-input", "show"]
 notebook.Rows(
