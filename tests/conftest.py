@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from filelock import FileLock
 from synthetic import FLIPPED, tables
 
 from statedepth import claims
@@ -55,11 +56,18 @@ def synthetic_data(folder: Path, profile: str = "paper") -> Path:
 
 @pytest.fixture(scope="session")
 def published_site(tmp_path_factory) -> Path:
-    """The pages of the published run, built with warnings as errors."""
-    folder = tmp_path_factory.mktemp("published")
-    done = jupyter_book(copy_of_the_book(folder), folder / "out")
-    assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
-    return folder / "out" / "_build" / "html"
+    """The pages of the published run, built with warnings as errors; once for all processes of a run of the tests."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "published"
+    pages = folder / "out" / "_build" / "html"
+    with FileLock(f"{folder}.lock"):
+        if not (folder / "built").exists():
+            shutil.rmtree(folder, ignore_errors=True)
+            folder.mkdir()
+            done = jupyter_book(copy_of_the_book(folder), folder / "out")
+            assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
+            (folder / "built").touch()
+    return pages
 
 
 @pytest.fixture

@@ -39,6 +39,12 @@ def test_figures_ask_no_other_host(notebook, name):
     assert '"url"' not in spec
 
 
+def test_a_picture_is_the_same_whatever_was_drawn_before_it():
+    made = tables(FLIPPED)
+    first, second = (figures.chart("flip", "readability", made).svg for _ in range(2))
+    assert "url(#" in first and first == second
+
+
 def test_an_architecture_has_one_colour_in_every_figure():
     assert set(figures.COLOURS) == set(NAMES.values())
     assert len(set(figures.COLOURS.values())) == len(figures.COLOURS)

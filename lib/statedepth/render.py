@@ -64,8 +64,8 @@ class Figure:
 
     @cached_property
     def svg(self) -> str:
-        """The chart as an SVG of its own."""
-        return vl_convert.vegalite_to_svg(self.spec)
+        """The chart as an SVG of its own, the same whatever was drawn before it."""
+        return _with_ids(vl_convert.vegalite_to_svg(self.spec), "id")
 
     @property
     def rows(self) -> pd.DataFrame:
@@ -98,6 +98,15 @@ def _titles(part: Any, title: str = "") -> Iterator[tuple[str, str]]:
             yield from _titles(part.get(key, []), title)
 
 
+def _with_ids(svg: str, anchor: str) -> str:
+    """Clip paths and gradients are found by id, which vl-convert numbers over the whole session: here `anchor`-0, -1, ..."""
+    for number, name in enumerate(re.findall(r' id="([^"]+)"', svg)):
+        svg = svg.replace(f' id="{name}"', f' id="{anchor}-{number}"').replace(
+            f"url(#{name})", f"url(#{anchor}-{number})"
+        )
+    return svg
+
+
 def _short(number: str) -> float:
     """Five digits: what a picture and a tooltip can show."""
     return float(f"{float(number):.5g}")
@@ -115,11 +124,7 @@ def render(figure: Figure, below: str = "", suffix: str = "") -> str:
     fonts = set(re.findall(r' font-family="([^"]+)"', svg))
     family = f";font-family:{fonts.pop()}" if len(fonts) == 1 else ""  # said once, and not at each of a thousand texts
     svg = re.sub(r' font-family="[^"]+"', "", svg) if family else svg
-    # Clip paths and gradients are found by id, numbered over the whole session, and all charts of a page share the ids.
-    for number, name in enumerate(re.findall(r' id="([^"]+)"', svg)):
-        svg = svg.replace(f' id="{name}"', f' id="{anchor}-{number}"').replace(
-            f"url(#{name})", f"url(#{anchor}-{number})"
-        )
+    svg = _with_ids(svg, anchor)  # all charts of a page share its ids
     width = re.search(r'<svg[^>]*?\bwidth="([\d.]+)"', svg)
     assert width, "vl-convert always writes a width"
     alt = html.escape(figure.alt_text, quote=True)
