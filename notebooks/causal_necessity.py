@@ -247,8 +247,8 @@ figures.chart("causal_necessity", "by_site", session.tables)
 # {num}`causal_necessity.each.LEACE.not-removed`. Without the Transformer on Parity it is *necessary* in
 # {num}`causal_necessity.each.LEACE.elsewhere`. In {num}`causal_necessity.each.LEACE.unmatched` of the necessary cells no other
 # subspace holds as much variance, so that the matched control took over a tenth less (in the median of all necessary cells
-# {num}`causal_necessity.matched.median` of the eraser's). The better control is there another string's part in place of the
-# mean, which leaves the stream where training knew it: it costs half of the way or more in
+# {num}`causal_necessity.matched.median` of the eraser's). Another string's part in place of the mean, which leaves the
+# stream where training knew it, costs half of the way or more in
 # {num}`causal_necessity.each.LEACE.resampled`. In {num}`causal_necessity.each.LEACE.somewhere` a probe of some single position
 # still reads the state, where their mean does not. The exact erasers do not always agree: in the Transformer on Parity LEACE,
 # whose edit is the smallest that can do it, takes {num}`causal_necessity.transformer.parity.each.LEACE.fall` of the way

@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import PAGES, edit_json, page, synthetic_data
 
-from statedepth import claims, tables, verify
+from statedepth import book, claims, tables, verify
 from statedepth.grid import ROOT
 from statedepth.publish import jupyter_book
 
@@ -163,3 +163,16 @@ def test_a_re_execution_is_shown_number_by_number(small_book):
     assert jupyter_book(small_book, small_book.parent / "out").returncode == 0
     text = page(small_book.parent / "out" / "_build" / "html", "other")
     assert f">{len(table)}<" in text and table["label"][moved] in text.replace("&#x27;", "'").replace("&#39;", "'")
+
+
+def test_the_command_for_a_page_as_it_is_trains_what_is_not_published():
+    """Or the page would come out with fewer seeds than it shows."""
+    for name, extra in (
+        ("flip", ""),
+        ("s3_grouping", "-p every_seed true"),
+        ("pretrained_bottleneck", "-p rebuild true"),
+    ):
+        run = {"parameters": {}, "profile": "paper"}
+        said = book._again(name, run)
+        assert f"make run NOTEBOOK={name}" in said and extra in said
+        assert ("takes hours" in said) == bool(extra) and "every_seed" not in book._again("flip", run)

@@ -225,3 +225,10 @@ def test_a_drawing_that_was_interrupted_is_made_again_and_the_oldest_go(tmp_path
     for title in "abcd":
         book = book_of((f'figures_of_{title} = 1\n"{title}"', "show"))
         assert pages.outputs(book, data, None, None, "")[0].data["text/plain"] == repr(title)
+
+
+def test_a_notebook_without_a_published_run_is_not_drawn_and_the_remedy_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(publish, "BOOK", tmp_path)
+    assert publish.published() == []
+    with pytest.raises(ValueError, match="make publish NOTEBOOK=flip"):
+        publish.redraw("flip")
