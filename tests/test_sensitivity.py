@@ -41,6 +41,17 @@ def test_a_setting_in_which_the_transformer_did_not_learn_is_not_tested_and_does
     assert sensitivity.numbers(made)["failed"].text == "3"
 
 
+def test_who_is_late_is_said_of_the_transformer_too():
+    late, early = ({**FLIPPED, ("parity", "transformer"): shape} for shape in (LATE, EARLY))
+    made = sensitivity_tables(shapes=early, variants={"n_layers=8": late, "length=40": dict.fromkeys(FLIPPED, EARLY)})
+    found = sensitivity.late_on_parity(made)
+    assert [("Transformer" in found[v], len(found[v])) for v in found] == [(False, 4), (True, 5), (False, 0)]
+    said = figures.chart("flip_sensitivity", "profiles", made).finding
+    assert "Transformer, Mamba" in said and "no architecture (40 tokens)" in said
+    of_one = sensitivity_tables(shapes=late, variants={}, seeds=1)
+    assert sensitivity.late_on_parity(of_one) == {"base": []}
+
+
 @pytest.mark.parametrize(
     ("way", "reached", "when"),
     [

@@ -111,16 +111,14 @@ def profile_lines(tables: Tables) -> Figure:
 
 
 def _late_by_variant(tables: Tables) -> str:
-    """Who is late on Parity, at which settings."""
+    """Who is late on Parity, at which settings: all five, the Transformer too."""
     late: dict[str, list[str]] = {}
-    for variant, one in sensitivity.outcomes(tables).items():
-        names = [NAMES[p.key.partition(".")[0]] for p in one.parts if p.key.endswith(".late") and p.holds]
-        late.setdefault(", ".join(names) or "no architecture but the Transformer", []).append(variant_name(variant))
-    return (
-        "The largest rise on Parity is at the last block in at least 80% of seeds of "
-        + "; ".join(f"{names} ({', '.join(settings)})" for names, settings in late.items())
-        + "."
-    )
+    for variant, names in sensitivity.late_on_parity(tables).items():
+        late.setdefault(", ".join(names), []).append(variant_name(variant))
+    none = late.pop("", [])
+    said = [f"{names} ({', '.join(settings)})" for names, settings in late.items()]
+    said += [f"no architecture ({', '.join(none)})"] if none else []
+    return f"The largest rise on Parity is at the last block in at least {flip.LATE_SHARE:.0%} of seeds of {'; '.join(said)}."
 
 
 def training(tables: Tables) -> Figure:
