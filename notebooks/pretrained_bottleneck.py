@@ -442,7 +442,7 @@ figures.chart("pretrained_bottleneck", "flip", session.tables)
 # (bottleneck-own)=
 # ## On the published checkpoints
 #
-# Not run here: neither the checkpoints nor a GPU could be had. Where they can, this one command fine-tunes Pythia of 160M on
+# Not run here: the checkpoints could not be had. Where they can, this one command fine-tunes Pythia of 160M on
 # Dyck and Parity and measures it as above; a folder is named the same way, and a checkpoint that is missing says
 # what to fetch:
 #

@@ -154,14 +154,16 @@ def test_a_re_execution_is_shown_number_by_number(small_book):
     moved = table.index[table["published"].notna()][3]
     table.loc[moved, ["now", "difference", "within"]] = [table["published"][moved] + 9, 9.0, False]
     tables.write(table, "differences", small_book / "data" / "differences")
-    (small_book / "data" / "differences" / "run.json").write_text(
-        (small_book / "data" / "flip" / "run.json").read_text()
-    )
+    run = json.loads((small_book / "data" / "flip" / "run.json").read_text())
+    run["versions"] |= {"torch": "9.8.7"}
+    for name in ("run", "flip"):
+        tables.write_record(run, name, small_book / "data" / "differences")
     (small_book / "other.md").write_text(
         "# Other\n\n(reproduce-differences)=\n## Differences\n\n{num}`differences.compared` {num}`differences.outside`\n\n```{differences}\n```\n\n```{run-block} differences\n```\n"
     )
     assert jupyter_book(small_book, small_book.parent / "out").returncode == 0
     text = page(small_book.parent / "out" / "_build" / "html", "other")
+    assert "torch 9.8.7" in text
     assert f">{len(table)}<" in text and table["label"][moved] in text.replace("&#x27;", "'").replace("&#39;", "'")
 
 

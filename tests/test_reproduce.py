@@ -13,7 +13,7 @@ import pytest
 from synthetic import FLAT, FLIPPED, tables
 from test_notebooks import SMOKE
 
-from statedepth import grid, publish, reproduce, verify
+from statedepth import claims, grid, notebook, publish, reproduce, verify
 from statedepth import tables as table_files
 from statedepth.grid import ROOT
 from statedepth.reproduce import Progress, Stage
@@ -179,6 +179,54 @@ def test_a_notebook_without_a_published_run_is_left_out_and_costs_the_others_not
     assert set(table["notebook"]) == {"flip"} and table["within"].dtype == bool
     verify.report(verify.all_differences(["flip_sensitivity"], tmp_path / "data"), tmp_path)
     assert not (tmp_path / "differences.csv").exists()
+
+
+def record_of_a_run(torch, **changes):
+    run = {
+        "profile": "paper",
+        "date": f"2026 by {torch}",
+        "commit": "abc",
+        "device": "CPU: x86_64",
+        "wall_time_s": 60.0,
+    }
+    return {**run, "cells": 3, "cells_from_cache": 1, "left_out": 0, "versions": {"torch": torch}, **changes}
+
+
+def ran(folder, made, run):
+    for name, table in made.items():
+        table_files.write(table, name, folder)
+    table_files.write_record(run, "run", folder)
+    return folder
+
+
+def test_runs_of_several_machines_stand_in_one_report_and_each_replaces_its_own(published, tmp_path, monkeypatch):
+    for name in ("flip", "causal_necessity"):  # which is judged here as if it were claim 1
+        ran(tmp_path / "book" / "data" / name, published, record_of_a_run("2.0"))
+    monkeypatch.setitem(claims.NUMBERS, "causal_necessity", claims.NUMBERS["flip"])
+    other = tables({**FLIPPED, ("parity", "mamba"): FLAT})
+    place = tmp_path / "book" / "data" / "differences"
+    verify.publish_differences("causal_necessity", ran(tmp_path / "there", published, record_of_a_run("2.1")))
+    verify.publish_differences("flip", ran(tmp_path / "here", other, record_of_a_run("2.2", cells_from_cache=0)))
+    table = table_files.read_folder(place)["differences"]
+    assert list(table["notebook"].unique()) == ["flip", "causal_necessity"]  # by claims, not by when they came
+    within = table.groupby("notebook")["within"].all()
+    assert within["causal_necessity"] and not within["flip"]
+    together, flips = notebook.record(place, "run"), notebook.record(place, "flip")
+    assert (together["versions"]["torch"], together["device"]) == ("2.2, 2.1", "CPU: x86_64")
+    assert (together["wall_time_s"], together["cells"], together["cells_from_cache"]) == (120, 6, 1)
+    assert flips["versions"] == {"torch": "2.2"} and together["parameters"]["notebooks"] == ["flip", "causal_necessity"]
+    verify.publish_differences("flip", ran(tmp_path / "again", published, record_of_a_run("2.3")))
+    again = table_files.read_folder(place)["differences"]
+    assert len(again) == len(table) and again["within"].all()
+    assert notebook.record(place, "run")["versions"]["torch"] == "2.3, 2.1"
+
+
+@pytest.mark.parametrize("changes", [{"profile": "custom"}, {"profile": "quick"}, {"left_out": 2}])
+def test_differences_of_a_run_at_other_settings_are_not_published(published, tmp_path, changes):
+    ran(tmp_path / "run", published, record_of_a_run("2.0", **changes))
+    with pytest.raises(ValueError, match="notebook='flip': this run is not at the published settings; run it without"):
+        verify.publish_differences("flip", tmp_path / "run")
+    assert not (tmp_path / "book" / "data" / "differences").exists()
 
 
 def test_where_to_compute_does_not_make_a_run_another():

@@ -415,6 +415,12 @@ class Predictions(_Block):
         return f"<p>Of {sum(counts.values())} predictions {said}.</p>" + "".join(parts)
 
 
+def _made_with(run: dict[str, Any] | None) -> str:
+    """What most decides the last digits of a run."""
+    versions = (run or {"versions": {}})["versions"]
+    return ", ".join(f"{name} {versions[name]}" for name in ("python", "torch", "numpy") if name in versions)
+
+
 class Differences(_Block):
     """`{differences}`: a re-execution at the published settings beside the published run: how many numbers, and which moved most."""
 
@@ -432,6 +438,8 @@ class Differences(_Block):
                 "numbers": len(part),
                 "outside their tolerance": int((~part["within"]).sum()),
                 "different in five digits": int((~claims.same_digits(part)).sum()),
+                "published with": _made_with(self.record(str(name), "run")),
+                "here with": _made_with(self.record("differences", str(name))),
             }
             for name, part in table.groupby("notebook", sort=False)
         ]

@@ -1,12 +1,13 @@
 """Does a re-execution give the published numbers? The quick profile's headlines against those of the same seeds and sample,
 and every number of a run at the published settings against the published run."""
 
-import time
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
-from statedepth import claims, grid, notebook, publish, tables
+from statedepth import claims, notebook, publish, tables
 from statedepth.files import write_whole
 
 PLACE = publish.BOOK / "data" / "headlines.csv"
@@ -105,24 +106,55 @@ def report(table: pd.DataFrame, folder: Path) -> None:
 def at_published_settings(names: list[str], publishing: bool = False) -> int:
     """Execute these notebooks at the published settings, from the published checkpoints; 1 where a number left its tolerance.
 
-    With `publishing` these differences, and no others, become those of the book.
+    With `publishing` their differences become those of the book, notebook by notebook (`publish_differences`).
     Measurements that the cache holds are not made again: to measure anew, name an empty one.
     """
-    started, folder = time.time(), publish.BUILD / "verify" / "published settings"
+    folder = publish.BUILD / "verify" / "published settings"
     for name in names:
         notebook.source_of(name)
     for name in names:
         publish.execute(name, {}, folder / "executed", folder / "data" / name)
+        if publishing:
+            publish_differences(name, folder / "data" / name)
     table = all_differences(names, folder / "data")
     report(table, folder)
-    if publishing:
-        place = publish.BOOK / "data" / "differences"
-        tables.write(table, "differences", place)
-        made = notebook.provenance(grid.pick_device("auto"), started)
-        counted = [notebook.record(folder / "data" / name, "run") for name in names]
-        made |= {key: sum(run[key] for run in counted) for key in ("cells", "cells_from_cache")}
-        tables.write_record({"profile": "paper", **made, "parameters": {"notebooks": names}}, "run", place)
     return int(not table["within"].all())
+
+
+def publish_differences(name: str, folder: Path) -> None:
+    """The differences of the run in `folder`, made here or elsewhere, become those of the book; other notebooks' stay.
+
+    Beside the table lies the record of each run, and, for readers, one of all together. ValueError for a run that is not
+    at the published settings, whose numbers may differ for that reason.
+    """
+    run = notebook.record(folder, "run")
+    if run["profile"] != "paper" or run["left_out"]:
+        raise ValueError(f"notebook={name!r}: this run is not at the published settings; run it without parameters")
+    place = publish.BOOK / "data" / "differences"
+    found = [differences(name, tables.read_folder(folder))]
+    if (place / "differences.csv").exists():
+        others = tables.read_folder(place)["differences"]
+        found += [part for of, part in others.groupby("notebook", sort=False) if of != name]
+    found.sort(key=lambda part: notebook.known().index(part["notebook"].iloc[0]))
+    table = pd.concat(found, ignore_index=True)
+    tables.write(table, "differences", place)
+    tables.write_record(run, name, place)
+    runs = {of: notebook.record(place, of) for of in table["notebook"].unique()}
+    tables.write_record(_together(runs), "run", place)
+
+
+def _together(runs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
+    """One record of several runs: sums of what they took, and of what differs all values in their order."""
+
+    def each(values: Iterable[str]) -> str:
+        return ", ".join(dict.fromkeys(values))
+
+    made = list(runs.values())
+    said = {key: each(run[key] for run in made) for key in ("profile", "date", "commit", "device")}
+    taken = {key: sum(run[key] for run in made) for key in ("wall_time_s", "cells", "cells_from_cache")}
+    libraries = dict.fromkeys(name for run in made for name in run["versions"])
+    versions = {name: each(run["versions"].get(name, "none") for run in made) for name in libraries}
+    return {**said, **taken, "versions": versions, "parameters": {"notebooks": list(runs)}}
 
 
 def verify(names: list[str], publishing: bool = False) -> int:
