@@ -47,6 +47,7 @@ ORDER = [
         "causal",
         "bottleneck_readings",
         "bottleneck",
+        "sensitivity_readings",
         "sensitivity",
         "claims",
         "grid",

@@ -4,6 +4,7 @@ import pytest
 from synthetic import EARLY, FLAT, FLIPPED, LATE, OTHERS, sensitivity_tables
 
 from statedepth import claims, figures, grid, notebook, sensitivity
+from statedepth import sensitivity_readings as readings
 from statedepth import tables as table_files
 from statedepth.models import ModelSpec
 from statedepth.training import Run, TrainSpec
@@ -19,7 +20,7 @@ def test_the_same_profiles_at_another_setting_are_stable():
     verdict = sensitivity.verdict(sensitivity_tables())
     assert (verdict.outcome, verdict.provisional) == ("stable", True)
     assert holds(verdict, "n_layers=8.outcome") is True
-    assert verdict.deciding == [{"label": "8 blocks: statements that come out otherwise", "text": "0 of 12"}]
+    assert [row["text"] for row in verdict.deciding] == ["Mamba 3, Mamba-2 3, LSTM 3, GRU 3"]
 
 
 def test_a_setting_that_turns_the_outcome_is_named_and_what_moved_is_counted():
@@ -28,9 +29,10 @@ def test_a_setting_that_turns_the_outcome_is_named_and_what_moved_is_counted():
     assert verdict.outcome == "changes"
     assert "It comes out otherwise with 40 tokens (not reproduced)." in verdict.reasons
     assert (holds(verdict, "n_layers=8.outcome"), holds(verdict, "length=40.outcome")) == (True, False)
-    row = sensitivity.beside_base(made).set_index("setting").loc["40 tokens"]
-    assert row["statements otherwise"] == "4 of 12"  # late on Parity, in each of four architectures
-    assert row["which"].count("has its largest rise on Parity at the last block") == 4
+    assert verdict.deciding[1]["text"] == "Mamba 2, Mamba-2 2, LSTM 2, GRU 2"  # all but late
+    assert "In 4 of 8 pairs of a variant and an architecture that it could change" in verdict.reasons[2]
+    row = sensitivity.profiles_moved(made).set_index("setting").loc["40 tokens"]
+    assert row["late on Parity"] == "none"
 
 
 def test_a_setting_in_which_the_transformer_did_not_learn_is_not_tested_and_does_not_count():
@@ -44,12 +46,12 @@ def test_a_setting_in_which_the_transformer_did_not_learn_is_not_tested_and_does
 def test_who_is_late_is_said_of_the_transformer_too():
     late, early = ({**FLIPPED, ("parity", "transformer"): shape} for shape in (LATE, EARLY))
     made = sensitivity_tables(shapes=early, variants={"n_layers=8": late, "length=40": dict.fromkeys(FLIPPED, EARLY)})
-    found = sensitivity.late_on_parity(made)
+    found = readings.late_on_parity(made)
     assert [("Transformer" in found[v], len(found[v])) for v in found] == [(False, 4), (True, 5), (False, 0)]
     said = figures.chart("flip_sensitivity", "profiles", made).finding
     assert "Transformer, Mamba" in said and "no architecture (40 tokens)" in said
     of_one = sensitivity_tables(shapes=late, variants={}, seeds=1)
-    assert sensitivity.late_on_parity(of_one) == {"base": []}
+    assert readings.late_on_parity(of_one) == {"base": []}
 
 
 @pytest.mark.parametrize(
@@ -64,9 +66,56 @@ def test_who_is_late_is_said_of_the_transformer_too():
     ],
 )
 def test_late_is_put_in_order_with_mastery(way, reached, when):
-    found = sensitivity.through_training(sensitivity_tables(on_the_way=way, reached=reached)["trajectory"])
+    found = readings.through_training(sensitivity_tables(on_the_way=way, reached=reached)["trajectory"])
     assert set(found["when"]) == {when}
     assert set(found["late_end"]) == {way[-1] is LATE}
+    largest = {LATE: 4, EARLY: 1, FLAT: 1}
+    mastered = [largest.get(one, 0) for one, right in zip(way, reached, strict=True) if right >= 0.99]
+    assert set(found["at_end"]) == {largest[way[-1]]} and set(found["at_mastery"]) == {mastered[0] if mastered else 0}
+    said = readings.in_words(found)
+    assert ("cannot tell whether late comes before or after" in said) == (
+        when != "not mastered" and way[-1] is not LATE
+    )
+
+
+def test_a_side_is_as_claimed_opposite_or_undecided_and_only_what_could_differ_counts():
+    """An interval that holds zero is no answer, and models that a setting leaves as they were are no other answer."""
+    opposite = {**FLIPPED, ("parity", "mamba"): FLAT, ("parity", "transformer"): EARLY, ("parity", "lstm"): EARLY}
+    made = sensitivity_tables(variants={"length=40": opposite, "residual=true": FLIPPED})
+    twins = (made["varied"]["variant"] == "residual=true") & made["varied"]["architecture"].isin(
+        ["transformer", "mamba"]
+    )
+    base = (made["varied"]["variant"] == "base") & made["varied"]["architecture"].isin(["transformer", "mamba"])
+    made["varied"].loc[twins, "checkpoint"] = made["varied"].loc[base, "checkpoint"].to_numpy()
+    assert readings.unchanged(made["varied"]) == {("residual=true", "transformer"), ("residual=true", "mamba")}
+    table = readings.sides(made).set_index(["variant", "architecture", "task"])
+    assert table.loc[("base", "mamba", "parity"), "side"] == "as claimed"
+    assert table.loc[("length=40", "mamba", "parity"), "side"] == "opposite"
+    assert table.loc[("length=40", "lstm", "parity"), "side"] == "undecided"
+    assert not table.loc[("residual=true", "mamba"), "could_differ"].any()
+    assert table.loc[("residual=true", "lstm"), "could_differ"].all()
+    assert "Mamba on Parity: as claimed → opposite" in readings.turned(made)["length=40"]
+    verdict = sensitivity.verdict(made)
+    assert "of 7 pairs of a variant and an architecture that it could change" in verdict.reasons[2]
+    assert verdict.reasons[1].endswith("1 of them leaves some of the architectures as they were.")
+    row = sensitivity.beside_base(made).set_index("setting").loc["residual LSTM and GRU"]
+    assert row["models that it changes"] == "Mamba-2, LSTM, GRU"
+
+
+def test_how_far_a_concentration_moves_stands_with_its_interval():
+    other = {**FLIPPED, ("parity", "gru"): EARLY, ("parity", "lstm"): FLAT}
+    made = sensitivity_tables(variants={"length=40": other})
+    table = readings.moves(made).set_index("architecture")
+    assert table.loc["lstm", "difference"] == pytest.approx(-0.6, abs=0.03) and table.loc["lstm", "clear"]
+    assert not table.loc["mamba", "clear"] and (table["low"] < table["high"]).all()
+    said = sensitivity.profiles_moved(made).set_index("setting")["C on Parity, less that at claim 1's setting"]
+    assert "LSTM −0." in said["40 tokens"].replace("-", "−") and "Mamba " not in said["40 tokens"]
+
+
+def test_models_that_did_not_learn_are_named():
+    made = sensitivity_tables(failed=[("n_layers=8", "parity", "lstm"), ("n_layers=8", "dyck-2-4", "gru")])
+    row = sensitivity.beside_base(made).set_index("setting")["did not learn"]
+    assert row["8 blocks"] == "6 of 30: LSTM 3 on Parity, GRU 3 on Dyck-(2,4)" and row["claim 1's setting"] == "none"
 
 
 def test_predictions_name_parts_that_the_verdict_has():

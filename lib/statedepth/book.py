@@ -251,13 +251,14 @@ class VerdictDirective(_Block):
             f"<li>{_escape(d['label'])}: <strong>{_escape(render.minus(d['text']))}</strong></li>"
             for d in verdict["deciding"]
         )
+        heading = "Setting by setting" if of in claims.STUDIES else "The numbers that decided, with 95% intervals"
         reasons = [_escape(render.minus(reason)) for reason in verdict["reasons"]]
         first, others = " ".join(reasons[:2]), reasons[2:]  # what decided, and what qualifies it most
         more = "".join(f"<li>{reason}</li>" for reason in others)
         more = f"<details><summary>What else it says</summary><ul>{more}</ul></details>" if others else ""
         return (
             f'<div class="statedepth-verdict {_kind(verdict)}"><p class="decided">{badge(verdict, SCALES)}</p><p>{first}</p>{more}'
-            f"<details><summary>The numbers that decided, with 95% intervals</summary><ul>{rows}</ul></details>{again}</div>"
+            f"<details><summary>{heading}</summary><ul>{rows}</ul></details>{again}</div>"
         )
 
 
@@ -446,7 +447,7 @@ class Differences(_Block):
         moved = table[~claims.same_digits(table)]
         order = (moved["difference"].abs() / moved["tolerance"]).sort_values(ascending=False, na_position="first").index
         rows = moved.loc[order[: self.SHOWN], ["label", "published", "now", "tolerance"]].map(
-            lambda value: f"{value:.4g}" if isinstance(value, float) else value
+            lambda value: f"{value:.6g}" if isinstance(value, float) else value
         )
         first = render.Rows(pd.DataFrame(counts), "Numbers of a re-execution compared with those of the published run")
         second = render.Rows(rows, "Those that differ most, as shares of their tolerance") if len(rows) else None

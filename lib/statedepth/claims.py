@@ -119,7 +119,7 @@ def numbers_of_differences(tables: Tables) -> dict[str, Number]:
         "compared": Number(str(len(table)), len(table), "numbers compared with the published run", where),
         "outside": Number(str(outside), outside, "of them, outside their tolerance", where),
         "equal": Number(str(same), same, "of them, the same in five digits", where),
-        "most": Number(f"{used:.0%}", used, "the largest difference, as a share of its tolerance", where),
+        "most": Number(f"{100 * used:.2g}%", used, "the largest difference, as a share of its tolerance", where),
     }
 
 

@@ -44,7 +44,7 @@ from statedepth.files import alone, write_whole
 from statedepth.models import ModelSpec
 from statedepth.pretrained import Tuning
 from statedepth.probes import ProbeSettings
-from statedepth.sensitivity import BASE
+from statedepth.sensitivity_readings import BASE
 from statedepth.tasks import named
 from statedepth.training import Run, Trained, TrainSpec
 
@@ -167,7 +167,7 @@ ONLY = {
 
 
 def varied_runs(values: Mapping[str, Any]) -> dict[str, list[Run]]:
-    """The runs of the sensitivity study: those of claim 1 (`sensitivity.BASE`), then those of each variant.
+    """The runs of the sensitivity study: those of claim 1 (`sensitivity_readings.BASE`), then those of each variant.
 
     A variant is one setting of the model or of its training with another value, as "n_layers=8" or "supervision=last".
     An architecture that has no such setting is in it as it was. Raises ValueError, before anything is computed, as

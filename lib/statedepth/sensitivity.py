@@ -4,25 +4,25 @@ The criterion and the predictions were committed before any model of a variant w
 of them had been is on the page, under limits. Tables in, verdicts and numbers out; no torch.
 """
 
-import math
-
 import pandas as pd
 
 from statedepth import flip, profiles
-from statedepth.verdicts import (
-    JUDGED,
-    NAMES,
-    THRESHOLD,
-    Numbers,
-    Part,
-    Prediction,
-    Tables,
-    Verdict,
-    target_of,
-    task_name,
+from statedepth.sensitivity_readings import (
+    BASE,
+    in_words,
+    indices,
+    lacking,
+    late_on_parity,
+    moves,
+    sides,
+    through_training,
+    turned,
+    unchanged,
+    variant_name,
 )
+from statedepth.verdicts import JUDGED, NAMES, Numbers, Part, Prediction, Tables, Verdict, target_of, task_name
 
-BASE = "base"  # the variant that is claim 1's own setting
+CRITERION_PARTS = ("parity", "dyck", "late")  # of `flip.verdict_by_reading`, for each architecture
 
 VARIANTS = (
     "d_model=32",
@@ -37,21 +37,6 @@ VARIANTS = (
 )
 
 
-def variant_name(variant: str) -> str:
-    """A variant as readers see it: n_layers=8 is "8 blocks"."""
-    setting, _, value = variant.partition("=")
-    words = {
-        BASE: "claim 1's setting",
-        "d_model": f"width {value}",
-        "n_layers": f"{value} blocks",
-        "length": f"{value} tokens",
-        "supervision": f"{value} position supervised",
-        "negative_eigenvalues": "negative eigenvalues",
-        "residual": "LSTM, GRU with residual",
-    }
-    return words.get(setting, variant)
-
-
 PREDICTIONS = (
     Prediction("2026-11-26", "No other width, depth or training length changes the outcome of claim 1.", {f"{v}.outcome": True for v in VARIANTS[:6]}),
     Prediction("2026-11-26", "Neither negative eigenvalues nor a residual stream around LSTM and GRU changes it.", {f"{v}.outcome": True for v in VARIANTS[7:]}),
@@ -61,19 +46,6 @@ PREDICTIONS = (
     Prediction("2026-11-26", "With negative eigenvalues Mamba and Mamba-2 read Parity after their first block.", {"negative_eigenvalues=true.mamba.first": True, "negative_eigenvalues=true.mamba2.first": True}),
     Prediction("2026-11-26", "Through training, Mamba and Mamba-2 on Parity are not late before they have mastered it.", {"training.mamba.late_before": False, "training.mamba2.late_before": False}),
 )  # fmt: skip
-
-
-def indices(varied_profiles: pd.DataFrame) -> pd.DataFrame:
-    """A table of `profiles.index_table`'s form of every profile; its `reading` is the variant."""
-    rows = []
-    by = ["task", "variable", "architecture", "seed", "passed"]
-    for keys, cell in profiles.with_readability(varied_profiles).groupby(["variant", *by], sort=False):
-        values = cell.sort_values("site")["readability"].to_numpy()
-        shares = profiles.rise_shares(values)
-        where = dict(zip(["reading", *by], keys, strict=True))
-        where |= {"largest_site": 0 if shares is None else int(shares.argmax()) + 1, "last_site": len(values) - 1}
-        rows += [{**where, "index": index, "value": value} for index, value in profiles.indices(values).items()]
-    return pd.DataFrame(rows)
 
 
 def outcomes(tables: Tables) -> dict[str, Verdict]:
@@ -89,19 +61,6 @@ def outcomes(tables: Tables) -> dict[str, Verdict]:
     return found
 
 
-def late_on_parity(tables: Tables) -> dict[str, list[str]]:
-    """Of each variant the architectures, by name, whose largest rise is at the last block in at least 80% of seeds.
-
-    Of the models that learned Parity, two or more, as claim 1's criterion has it, but the Transformer is among them.
-    """
-    table = indices(tables["varied_profiles"]).query("task == 'parity' and passed and index == 'concentration'")
-    found: dict[str, list[str]] = {variant: [] for variant in tables["varied"]["variant"].unique()}
-    for (variant, architecture), here in table.groupby(["reading", "architecture"], sort=False):
-        if len(here) > 1 and (here["largest_site"] == here["last_site"]).mean() >= flip.LATE_SHARE:
-            found[str(variant)].append(NAMES[str(architecture)])
-    return {variant: sorted(names, key=list(NAMES.values()).index) for variant, names in found.items()}
-
-
 def flips(verdict: Verdict) -> dict[str, bool]:
     """Does it flip? For each architecture that could be tested."""
     return {p.key: p.holds for p in verdict.parts if p.key.endswith(".flips") and p.holds is not None}
@@ -115,60 +74,11 @@ def alike(verdict: Verdict, base: Verdict) -> bool | None:
     return verdict.outcome == base.outcome and all(ours[key] == theirs[key] for key in ours.keys() & theirs.keys())
 
 
-CRITERION_PARTS = ("parity", "dyck", "late")  # of `flip.verdict_by_reading`, for each architecture
-
-
-def moved(verdict: Verdict, base: Verdict) -> tuple[list[str], int]:
-    """Statements of the criterion that come out otherwise than in `base`, and how many were tested in both."""
-    ours, theirs = ({part.key: part for part in one.parts} for one in (verdict, base))
-    keys = [
-        key
-        for key, part in ours.items()
-        if key.rpartition(".")[2] in CRITERION_PARTS and part.holds is not None and key in theirs
-    ]
-    keys = [key for key in keys if theirs[key].holds is not None]
-    return [ours[key].text for key in keys if ours[key].holds != theirs[key].holds], len(keys)
-
-
-def through_training(trajectory: pd.DataFrame) -> pd.DataFrame:
-    """When each model mastered its task, and when its profile was late; a row per model.
-
-    Of the moments at which it was probed, `mastery` is the first step at which the accuracy at the training length is 99%
-    or more (not a number: never); `first_late` the first at which the largest rise is at the last block; `late_end` says whether it is there when
-    training ends. `when` puts the two in order: before, at, after, never late; or not mastered.
-    """
-    rows = []
-    table = profiles.with_readability(trajectory)
-    for (task, architecture, seed), model in table.groupby(["task", "architecture", "seed"], sort=False):
-        late: dict[int, bool] = {}
-        reached: dict[int, float] = {}
-        for step in sorted(map(int, model["step"].unique())):
-            cell = model[model["step"] == step].sort_values("site")
-            shares = profiles.rise_shares(cell["readability"].to_numpy())
-            late[step] = shares is not None and int(shares.argmax()) == len(shares) - 1
-            reached[step] = float(cell["reached"].iloc[0])
-        mastery = min((step for step, value in reached.items() if value >= THRESHOLD), default=math.nan)
-        first = min((step for step, is_late in late.items() if is_late), default=math.nan)
-        if math.isnan(mastery):
-            when = "not mastered"
-        elif math.isnan(first):
-            when = "never late"
-        else:
-            when = "before" if first < mastery else "at" if first == mastery else "after"
-        rows.append(
-            {
-                "task": task,
-                "architecture": architecture,
-                "seed": seed,
-                "mastery": mastery,
-                "first_late": first,
-                "late_end": late[max(late)],
-                "steps": max(late),
-                "when": when,
-            }
-        )
-    columns = ["task", "architecture", "seed", "mastery", "first_late", "late_end", "steps", "when"]
-    return pd.DataFrame(rows, columns=columns)
+def held(verdict: Verdict) -> dict[str, int]:
+    """How many of the three parts of claim 1's criterion hold, for each architecture of which all could be tested."""
+    holds = {part.key: part.holds for part in verdict.parts}
+    of = {a: [holds.get(f"{a}.{part}") for part in CRITERION_PARTS] for a in JUDGED}
+    return {a: sum(map(bool, parts)) for a, parts in of.items() if None not in parts}
 
 
 def _of_training(trajectory: pd.DataFrame) -> list[Part]:
@@ -216,8 +126,8 @@ def verdict(tables: Tables) -> Verdict:
         parts += [Part(f"{variant}.{part.key}", f"{name}: {part.text}", part.holds) for part in one.parts]
         if same_outcome is not None:
             (same if same_outcome else differ).append(variant)
-        other, of = moved(one, base)
-        deciding.append({"label": f"{name}: statements that come out otherwise", "text": f"{len(other)} of {of}"})
+        counts = ", ".join(f"{NAMES[a]} {n}" for a, n in held(one).items()) or "none could be tested"
+        deciding.append({"label": f"{name}: of the three parts of claim 1's criterion, those that hold", "text": counts})  # fmt: skip
     parts += [Part(f"{BASE}.{part.key}", f"{variant_name(BASE)}: {part.text}", part.holds) for part in base.parts]
     parts += _of_training(tables["trajectory"])
     if not same and not differ:
@@ -231,70 +141,83 @@ def verdict(tables: Tables) -> Verdict:
             if differ
             else f"So it is in all {len(same)} variants that could be tested."
         )
-        lacking = [variant_name(v) for v in found if v not in same + differ]
-        if lacking:
-            reasons.append(f"Not tested, since too few models learned their task: {', '.join(lacking)}.")
-        count = sum(bool(moved(one, base)[0]) for one in found.values())
-        reasons.append(
-            f"In {count} of {len(found)} variants some statement of the criterion about a single architecture comes out "
-            "otherwise."
+        alone = {v for v, _ in unchanged(tables["varied"])} & {*same, *differ}
+        reasons[-1] += (
+            f" {len(alone)} of them leave{'s' * (len(alone) == 1)} some of the architectures as they were."
+            if alone
+            else ""
         )
-        reasons += _in_words(through_training(tables["trajectory"]))
+        untested = [variant_name(v) for v in found if v not in same + differ]
+        if untested:
+            reasons.append(f"Not tested, since too few models learned their task: {', '.join(untested)}.")
+        reasons += _what_decides(tables, {v: found[v] for v in same + differ}) + _what_moves(tables)
+        reasons += [said] if (said := in_words(through_training(tables["trajectory"]))) else []
     provisional = any(one.provisional for one in (base, *found.values()))
     return Verdict("flip_sensitivity", "formal", outcome, provisional, reasons, parts, deciding)
 
 
-def _in_words(found: pd.DataFrame) -> list[str]:
-    """When each architecture was late on Parity, seed by seed."""
-    said = []
-    for architecture, here in found[found["task"] == "parity"].groupby("architecture", sort=False):
-        counts = here["when"].value_counts()
-        said.append(f"{NAMES[str(architecture)]} {', '.join(f'{when} in {n}' for when, n in counts.items())}")
-    return [f"On Parity the largest rise comes to the last block, of {found['seed'].nunique()} seeds and beside mastery: {'; '.join(said)}."] if said else []  # fmt: skip
+def _what_decides(tables: Tables, tested: dict[str, Verdict]) -> list[str]:
+    """Which part of the criterion keeps the architectures from flipping, where a variant has other models of them."""
+    same = unchanged(tables["varied"])
+    pairs = {(v, a): n for v, one in tested.items() for a, n in held(one).items() if not {(v, a), (v, "transformer")} <= same}  # fmt: skip
+    if not pairs:
+        return []
+    late = late_on_parity(tables)
+    early = sum(NAMES[a] not in late[v] for v, a in pairs)
+    return [
+        f"In {early} of {len(pairs)} pairs of a variant and an architecture that it could change, the largest rise on Parity is not "
+        f"at the last block, which no interval decides; of the three parts of the criterion no pair holds more than {max(pairs.values())}."
+    ]
+
+
+def _what_moves(tables: Tables) -> list[str]:
+    """Whose concentration on Parity leaves that of claim 1's setting."""
+    table = moves(tables)
+    said = [f"{NAMES[str(a)]} in {here['clear'].sum()} of {len(here)}" for a, here in table.groupby("architecture", sort=False)]  # fmt: skip
+    return (
+        [
+            f"Profiles do move: the concentration on Parity is another than at claim 1's setting, by its pointwise 95% interval, for {', '.join(said)} variants."
+        ]
+        if said
+        else []
+    )
 
 
 def beside_base(tables: Tables) -> pd.DataFrame:
-    """Each variant's outcome, the models that learned their task, and what came out otherwise; a row per variant."""
-    found, models = outcomes(tables), tables["varied"]
+    """Each variant's models, those that did not learn, its outcome, and whose side of the Transformer's C is another."""
+    found, models, same = outcomes(tables), tables["varied"], unchanged(tables["varied"])
+    failed, otherwise = lacking(models), turned(tables)
     rows = []
     for variant, one in found.items():
         here = models[models["variant"] == variant]
-        other, of = moved(one, found[BASE])
+        new = [NAMES[a] for a in here["architecture"].unique() if (variant, a) not in same]
         rows.append(
             {
                 "setting": variant_name(variant),
-                "learned": f"{here['passed'].sum()} of {len(here)}",
+                "models that it changes": "" if variant == BASE else ", ".join(new) if (variant, "transformer") in same else "all",
+                "did not learn": f"{(~here['passed']).sum()} of {len(here)}: {failed[variant]}" if not here["passed"].all() else "none",
                 "claim 1": one.outcome,
-                "architectures tested": f"{len(flips(one))} of {len(JUDGED) - 1}",
-                "statements otherwise": f"{len(other)} of {of}" if variant != BASE else "",
-                "which": "; ".join(other) or ("" if variant == BASE else "none"),
+                "side of the Transformer's C": "; ".join(otherwise[variant]) or ("" if variant == BASE else "as at claim 1's setting"),
             }
-        )
+        )  # fmt: skip
     return pd.DataFrame(rows)
 
 
-def training_table(tables: Tables) -> pd.DataFrame:
-    """`through_training` as readers see it: a row per task and architecture, seed by seed."""
-
-    def steps(values: pd.Series) -> str:
-        return ", ".join("never" if math.isnan(value) else f"{value:,.0f}" for value in values)
-
-    return pd.DataFrame(
-        [
+def profiles_moved(tables: Tables) -> pd.DataFrame:
+    """Of each variant, who is late on Parity, and whose concentration there is another than at claim 1's setting."""
+    late, table = late_on_parity(tables), moves(tables)
+    rows = []
+    for variant, names in late.items():
+        here = table[table["variant"] == variant]
+        said = [f"{NAMES[row['architecture']]} {row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})" for row in here[here["clear"]].to_dict("records")]  # fmt: skip
+        rows.append(
             {
-                "task": task_name(str(task)),
-                "architecture": NAMES[str(architecture)],
-                "mastery": steps(here["mastery"]),
-                "first late": steps(here["first_late"]),
-                "of": f"{here['steps'].max():,}",
-                "late, beside mastery": ", ".join(here["when"]),
-                "late at the end": f"{here['late_end'].sum()} of {len(here)}",
+                "setting": variant_name(variant),
+                "late on Parity": ", ".join(names) or "none",
+                "C on Parity, less that at claim 1's setting": "" if variant == BASE else ", ".join(said) or "none clear of zero",
             }
-            for (task, architecture), here in through_training(tables["trajectory"]).groupby(
-                ["task", "architecture"], sort=False
-            )
-        ]
-    )
+        )  # fmt: skip
+    return pd.DataFrame(rows)
 
 
 def numbers(tables: Tables) -> Numbers:
@@ -316,6 +239,18 @@ def numbers(tables: Tables) -> Numbers:
     add("models", len(models), str(len(models)), "models of this study", "sensitivity-models")
     failed = int((~models["passed"]).sum())
     add("failed", failed, str(failed), "models that did not learn their task", "sensitivity-models")
+    on_parity = sides(tables).query("task == 'parity' and could_differ")
+    half = float((on_parity["high"] - on_parity["low"]).median() / 2)
+    add("half", half, f"{half:.2f}", "median half-width of the interval of C minus the Transformer's on Parity", "sensitivity-contrasts")  # fmt: skip
+    negative = indices(tables["varied_profiles"]).query(
+        "reading == 'negative_eigenvalues=true' and task == 'parity' and passed and index == 'concentration'"
+    )
+    negative = negative[negative["architecture"].isin(["mamba", "mamba2"])]
+    first = int((negative["largest_site"] == 1).sum())
+    add("negative.first", first if len(negative) else None, f"{first} of {len(negative)}", "models with negative eigenvalues with their largest rise on Parity at the first block", "sensitivity-profiles")  # fmt: skip
+    way = through_training(tables["trajectory"]).query("task == 'parity' and architecture in ('mamba', 'mamba2')")
+    before = int((way["when"] == "before").sum())
+    add("before", before, f"{before} of {len(way)}", "Mamba and Mamba-2 models that were late on Parity before mastery", "sensitivity-training")  # fmt: skip
     table = indices(tables["varied_profiles"]).query("passed and index == 'concentration'")
     for (variant, task, architecture), cell in table.groupby(["reading", "task", "architecture"], sort=False):
         if set(cell["variable"]) - {target_of(str(task))}:

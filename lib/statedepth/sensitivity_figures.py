@@ -1,13 +1,13 @@
 """Figures of the sensitivity study: what each setting does to claim 1, to its profiles, and to their way through training."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 import altair as alt
 import pandas as pd
 
-from statedepth import flip, profiles, sensitivity
+from statedepth import flip, profiles, sensitivity, sensitivity_readings
 from statedepth.render import Figure
-from statedepth.sensitivity import BASE, variant_name
+from statedepth.sensitivity_readings import BASE, variant_name
 from statedepth.theme import ARCHITECTURES, COLOURS, GREY, READABILITY, colour, over_seeds, themed
 from statedepth.verdicts import NAMES, THRESHOLD, Tables, task_name
 
@@ -16,42 +16,62 @@ def _variants(tables: Tables) -> list[str]:
     return list(dict.fromkeys(tables["varied"]["variant"]))
 
 
-def concentration_panels(indices: pd.DataFrame, row: str) -> alt.TopLevelMixin:
+def concentration_panels(
+    indices: pd.DataFrame, row: str, same: Collection[tuple[str, str]] = (), absent: str = "not tested"
+) -> alt.TopLevelMixin:
     """C minus the Transformer's with its interval: a panel for each architecture and task, a line for each `reading` of
-    the `indices` table, which readers know as `row`."""
+    the `indices` table, which readers know as `row`.
+
+    In `same`, readings and architectures whose models are those of the first reading: not drawn again. A line that has
+    nothing to show says so, by `absent`.
+    """
     indices = indices[indices["reading"] != profiles.UNTRAINED]
-    found = flip.contrasts(indices).rename(columns={"reading": row})
-    found = found.query("index == 'concentration' and task != 'interaction'").dropna(subset=["difference"])
+    order = list(dict.fromkeys(indices["reading"]))
+    found = flip.contrasts(indices).query("index == 'concentration' and task != 'interaction'")
     found = found.assign(
         name=found["architecture"].map(NAMES),
         low=found["low"].fillna(found["difference"]),
         high=found["high"].fillna(found["difference"]),
+    ).rename(columns={"reading": row})
+    again = pd.Series([(r, a) in same for r, a in zip(found[row], found["architecture"], strict=True)], found.index)
+    found = found.assign(
+        difference=found["difference"].mask(again), text=again.map({True: "the same models", False: absent})
     )
-    x = alt.X("difference:Q", title="C minus the Transformer's", scale=alt.Scale(domain=[-1, 1], clamp=True))
-    y = alt.Y(f"{row}:N", sort=list(dict.fromkeys(indices["reading"])), title=None)
+    title = "C minus the Transformer's"
+    x = alt.X("difference:Q", title=title, scale=alt.Scale(domain=[-1, 1], clamp=True))
+    y = alt.Y(f"{row}:N", sort=order, scale=alt.Scale(domain=order), title=None)
     numbers = [alt.Tooltip(f"{c}:Q", format="+.3f") for c in ("difference", "low", "high")]
-    zero = alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=GREY).encode(x=alt.X("zero:Q", title=None))
+    zero = alt.Chart(pd.DataFrame({"zero": [0]})).mark_rule(color=GREY).encode(x=alt.X("zero:Q", title=title))
     columns = []
     for task, here in found.groupby("task", sort=False):
         panels = []
         for name in [name for name in ARCHITECTURES if name in set(here["name"])]:
-            base = alt.Chart(here[here["name"] == name]).encode(y=y, color=colour())
-            interval = base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=None), x2="high:Q")
-            point = base.mark_point(size=55, filled=True, opacity=1)
-            point = point.encode(x=x, tooltip=["name:N", f"{row}:N", *numbers, "n:Q"])
-            title = alt.TitleParams(f"{name} · {task_name(str(task))}", color=COLOURS[name])
-            panels.append(alt.layer(zero, interval, point).properties(width=200, height=alt.Step(16), title=title))
+            of = here[here["name"] == name]
+            shown, gaps = of.dropna(subset=["difference"]), of[of["difference"].isna()]
+            base = alt.Chart(shown).encode(y=y, color=colour())
+            layers = [zero, base.mark_rule(strokeWidth=2).encode(x=alt.X("low:Q", title=title), x2="high:Q")]
+            for several, part in shown.groupby(shown["n"] > 1):  # a point of single models is hollow
+                point = alt.Chart(part).mark_point(size=55, filled=bool(several), opacity=1)
+                layers.append(point.encode(x=x, y=y, color=colour(), tooltip=["name:N", f"{row}:N", *numbers, "n:Q"]))
+            if len(gaps):
+                text = alt.Chart(gaps).mark_text(align="left", dx=4, fontSize=10, color=GREY)
+                layers.append(text.encode(x=alt.value(100), y=y, text="text:N"))
+            label = alt.TitleParams(f"{name} · {task_name(str(task))}", color=COLOURS[name])
+            panels.append(alt.layer(*layers).properties(width=200, height=alt.Step(16), title=label))
         columns.append(alt.vconcat(*panels))
     return alt.hconcat(*columns) if columns else alt.Chart(found).mark_point()
 
 
 def contrasts(tables: Tables) -> Figure:
     """Does an architecture change its side of the Transformer when a setting changes?"""
-    table = sensitivity.indices(tables["varied_profiles"])
-    chart = concentration_panels(table.assign(reading=table["reading"].map(variant_name)), "setting")
+    table = sensitivity_readings.indices(tables["varied_profiles"])
+    unchanged = sensitivity_readings.unchanged(tables["varied"])
+    same = {(variant_name(v), a) for v, a in unchanged if (v, "transformer") in unchanged}
+    chart = concentration_panels(table.assign(reading=table["reading"].map(variant_name)), "setting", same)
     caption = (
-        "Concentration, architecture minus Transformer, at each setting, with pointwise 95% Welch intervals over seeds, cut "
-        "at the edge. The claim puts Parity right of zero and Dyck left of it. A setting that is missing in a panel was not tested there."
+        "Concentration, architecture minus Transformer, at each setting, with pointwise 95% Welch intervals over the models that "
+        "learned, cut at the edge; hollow: a single model of one of the two, and so no interval. The claim puts Parity right "
+        "of zero and Dyck left of it."
     )
     return Figure(
         themed(chart), "flip_sensitivity.contrasts", f"{_finding(tables)} {caption}", caption, _finding(tables)
@@ -69,13 +89,16 @@ def _finding(tables: Tables) -> str:
 
 def profile_lines(tables: Tables) -> Figure:
     """Where does the state become readable on Parity, at each setting?"""
-    table = profiles.with_readability(tables["varied_profiles"].query("passed and task == 'parity'"))
+    same = sensitivity_readings.unchanged(tables["varied"])
+    table = profiles.with_readability(tables["varied_profiles"].query("task == 'parity'"))
+    table = table[[pair not in same for pair in zip(table["variant"], table["architecture"], strict=True)]]
     table = table.assign(
         name=table["architecture"].map(NAMES),
         depth=table["site"] / table.groupby(["variant", "architecture"])["site"].transform("max"),
         setting=table["variant"].map(variant_name),
     )
-    lines = over_seeds(table, ["setting", "name", "depth"], "readability")
+    failed = table[~table["passed"]]
+    lines = over_seeds(table[table["passed"]], ["setting", "name", "depth"], "readability")
     order = [variant_name(variant) for variant in _variants(tables)]
     names = [name for name in ARCHITECTURES if name in set(lines["name"])]
     base = lines[lines["setting"] == variant_name(BASE)].drop(columns="setting")
@@ -88,10 +111,19 @@ def profile_lines(tables: Tables) -> Figure:
             under = alt.Axis(values=[0, 1], grid=False, format=".0f", labels=setting == order[-1])
             left = alt.Axis(values=[0, 1], format=".0f", labels=name == names[0])
             x = alt.X("depth:Q", title="depth" if setting == order[-1] else None, axis=under, scale=alt.Scale(domain=[0, 1]))  # fmt: skip
-            y = alt.Y("mean:Q", title="A′" if name == names[0] else None, axis=left, scale=alt.Scale(domain=[-0.05, 1.05], clamp=True))  # fmt: skip
+
+            def vertical(column: str, name: str = name, left: alt.Axis = left) -> alt.Y:
+                scale = alt.Scale(domain=[-0.05, 1.05], clamp=True)
+                return alt.Y(f"{column}:Q", title="A′" if name == names[0] else None, axis=left, scale=scale)
+
+            y = vertical("mean")
             here = lines[(lines["setting"] == setting) & (lines["name"] == name)]
             reference = alt.Chart(base[base["name"] == name]).mark_line(color="#9a9a9a", strokeDash=[3, 2])
             layers: list[alt.Chart] = [reference.encode(x=x, y=y)]
+            lost = failed[(failed["setting"] == setting) & (failed["name"] == name)]
+            if len(lost):
+                thin = alt.Chart(lost).mark_line(color=GREY, strokeWidth=0.8)
+                layers.append(thin.encode(x=x, y=vertical("readability"), detail="seed:N"))
             if len(here):
                 shape = alt.Chart(here).encode(x=x, color=alt.value(COLOURS[name]))
                 layers += [
@@ -104,7 +136,7 @@ def profile_lines(tables: Tables) -> Figure:
     moved = _late_by_variant(tables)
     caption = (
         f"{READABILITY[0].upper()}{READABILITY[1:]} of the state on Parity from embedding (depth 0) to last block (1), in models that learned it: mean and "
-        "95% band over seeds. Dashed: claim 1's own setting. A panel with the dashed line alone: no model learned it."
+        "95% band over seeds. Dashed: claim 1's own setting, alone where a setting changes nothing of an architecture. Thin and grey: a model that did not learn it."
     )
     chart = alt.vconcat(*rows, spacing=4)
     return Figure(themed(chart), "flip_sensitivity.profiles", f"{moved} {caption}", caption, moved)
@@ -113,9 +145,9 @@ def profile_lines(tables: Tables) -> Figure:
 def _late_by_variant(tables: Tables) -> str:
     """Who is late on Parity, at which settings: all five, the Transformer too."""
     late: dict[str, list[str]] = {}
-    for variant, names in sensitivity.late_on_parity(tables).items():
+    for variant, names in sensitivity_readings.late_on_parity(tables).items():
         late.setdefault(", ".join(names), []).append(variant_name(variant))
-    none = late.pop("", [])
+    none = late.pop("", [])  # of two models or more
     said = [f"{names} ({', '.join(settings)})" for names, settings in late.items()]
     said += [f"no architecture ({', '.join(none)})"] if none else []
     return f"The largest rise on Parity is at the last block in at least {flip.LATE_SHARE:.0%} of seeds of {'; '.join(said)}."
@@ -131,11 +163,11 @@ def training(tables: Tables) -> Figure:
     cells = over_seeds(table, ["panel", "name", "share", "site"], "readability")
     shares = sorted(cells["share"].round(6).unique())
     cells["moment"] = [f"{100 * share:.0f}" for share in cells["share"]]
-    when = sensitivity.through_training(tables["trajectory"])
+    when = sensitivity_readings.through_training(tables["trajectory"])
     when = when.assign(name=when["architecture"].map(NAMES), panel=when["task"].map(task_name))
     when = when.dropna(subset=["mastery"])
     when["moment"] = [f"{100 * m / s:.0f}" for m, s in zip(when["mastery"], when["steps"], strict=True)]
-    x = alt.X("moment:O", title="per cent of training", sort=[f"{100 * share:.0f}" for share in shares], axis=alt.Axis(labelAngle=0))  # fmt: skip
+    x = alt.X("moment:O", title="per cent of training", sort=[f"{100 * share:.0f}" for share in shares], axis=alt.Axis(labelAngle=0, labelFontSize=9))  # fmt: skip
     columns = []
     for panel in dict.fromkeys(cells["panel"]):
         panels = []
@@ -162,20 +194,15 @@ def training(tables: Tables) -> Figure:
             title = alt.TitleParams(f"{name} · {panel}", color=COLOURS[name], offset=4)
             panels.append((fill + marks).properties(width=240, height=90, title=title))
         columns.append(alt.vconcat(*panels))
-    said = _when(sensitivity.through_training(tables["trajectory"]))
+    said = (
+        sensitivity_readings.in_words(sensitivity_readings.through_training(tables["trajectory"]))
+        or "Parity was not followed."
+    )
     caption = (
         f"Readability at each site through training, mean over seeds. ▼ with a number: so many seeds have {THRESHOLD:.0%} of "
-        "answers right at the training length from that moment on, for the first time."
+        "answers right at the training length at that moment for the first time. Moments are not evenly spaced."
     )
     return Figure(themed(alt.hconcat(*columns)), "flip_sensitivity.training", f"{said} {caption}", caption, said)
-
-
-def _when(found: pd.DataFrame) -> str:
-    """On Parity, in how many seeds late came before mastery, with it, after it, or never."""
-    here = found[found["task"] == "parity"]
-    counts = here["when"].value_counts()
-    said = ", ".join(f"{when} {counts[when]}" for when in ("before", "at", "after", "never late", "not mastered") if when in counts)  # fmt: skip
-    return f"On Parity the largest rise first comes to the last block, beside mastery, in so many of {len(here)} models: {said}." if len(here) else "Parity was not followed."  # fmt: skip
 
 
 CHARTS: dict[str, Callable[[Tables], Figure]] = {
