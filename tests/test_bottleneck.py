@@ -315,9 +315,9 @@ def test_every_figure_number_and_record_bears_every_run(changes, tmp_path):
         assert figure.svg.startswith("<svg")
     found = claims.numbers("pretrained_bottleneck", made)
     assert all("nan" not in number.text for number in found.values())
-    record = bottleneck.verdict(made).record("paper")
-    assert "nan" not in json.dumps(record).lower()
-    came = claims.outcomes_of_predictions("pretrained_bottleneck", bottleneck.verdict(made))
+    verdict = bottleneck.verdict(made)
+    assert "nan" not in json.dumps(verdict.record("paper")).lower()
+    came = claims.outcomes_of_predictions("pretrained_bottleneck", verdict)
     assert len(came) == len(bottleneck.PREDICTIONS)
 
 

@@ -99,6 +99,7 @@ def test_one_changed_value_changes_figure_table_files_and_number_of_a_notebooks_
         kind: (site / "_static/figures" / f"flip.readability.{kind}").read_bytes() for kind in ("svg", "csv", "parquet")
     }
     assert "statedepth-files" in before and 'href="code/figures.html#L-' in before
+    assert "statedepth-pair" not in before  # a published run stands alone
     table = pd.read_csv(claim / "data/flip/readability.csv")
     chosen = (
         (table["architecture"] == "mamba")
@@ -130,10 +131,6 @@ def test_a_re_run_stands_beside_the_published_run(claim):
     assert 'id="chart-flip-readability"' in text and 'id="chart-flip-readability-published"' in text
     ids = re.findall(r'\bid="([^"]+)"', text)
     assert len(ids) == len(set(ids))
-
-
-def test_a_published_run_stands_alone(claim):
-    assert "statedepth-pair" not in page(built(claim), "flip")
 
 
 def test_redrawing_a_published_page_measures_nothing_and_changes_nothing_twice(tmp_path, monkeypatch, capsys):

@@ -189,7 +189,7 @@ def record_of_a_run(torch, **changes):
         "device": "CPU: x86_64",
         "wall_time_s": 60.0,
     }
-    return {**run, "cells": 3, "cells_from_cache": 1, "left_out": 0, "versions": {"torch": torch}, **changes}
+    return {**run, "cells": 3, "cells_from_cache": 0, "left_out": 0, "versions": {"torch": torch}, **changes}
 
 
 def ran(folder, made, run):
@@ -206,26 +206,35 @@ def test_runs_of_several_machines_stand_in_one_report_and_each_replaces_its_own(
     other = tables({**FLIPPED, ("parity", "mamba"): FLAT})
     place = tmp_path / "book" / "data" / "differences"
     verify.publish_differences("causal_necessity", ran(tmp_path / "there", published, record_of_a_run("2.1")))
-    verify.publish_differences("flip", ran(tmp_path / "here", other, record_of_a_run("2.2", cells_from_cache=0)))
+    verify.publish_differences("flip", ran(tmp_path / "here", other, record_of_a_run("2.2")))
     table = table_files.read_folder(place)["differences"]
     assert list(table["notebook"].unique()) == ["flip", "causal_necessity"]  # by claims, not by when they came
     within = table.groupby("notebook")["within"].all()
     assert within["causal_necessity"] and not within["flip"]
     together, flips = notebook.record(place, "run"), notebook.record(place, "flip")
     assert (together["versions"]["torch"], together["device"]) == ("2.2, 2.1", "CPU: x86_64")
-    assert (together["wall_time_s"], together["cells"], together["cells_from_cache"]) == (120, 6, 1)
-    assert flips["versions"] == {"torch": "2.2"} and together["parameters"]["notebooks"] == ["flip", "causal_necessity"]
+    assert (together["wall_time_s"], together["cells"], together["cells_from_cache"]) == (120, 6, 0)
+    assert flips["versions"] == {"torch": "2.2"} and together["parameters"]["notebooks"] == "flip, causal_necessity"
     verify.publish_differences("flip", ran(tmp_path / "again", published, record_of_a_run("2.3")))
     again = table_files.read_folder(place)["differences"]
     assert len(again) == len(table) and again["within"].all()
     assert notebook.record(place, "run")["versions"]["torch"] == "2.3, 2.1"
 
 
-@pytest.mark.parametrize("changes", [{"profile": "custom"}, {"profile": "quick"}, {"left_out": 2}])
-def test_differences_of_a_run_at_other_settings_are_not_published(published, tmp_path, changes):
+@pytest.mark.parametrize(
+    ("name", "changes", "says"),
+    [
+        ("flip", {"profile": "custom"}, "not at the published settings; run it without parameters"),
+        ("flip", {"profile": "quick"}, "not at the published settings"),
+        ("flip", {"left_out": 2}, "not at the published settings"),
+        ("flip", {"cells_from_cache": 1}, "1 of its measurements were found in a cache; name an empty one"),
+        ("s3_grouping", {}, "has no published run to compare with"),
+    ],
+)
+def test_differences_of_another_run_are_not_published(published, tmp_path, name, changes, says):
     ran(tmp_path / "run", published, record_of_a_run("2.0", **changes))
-    with pytest.raises(ValueError, match="notebook='flip': this run is not at the published settings; run it without"):
-        verify.publish_differences("flip", tmp_path / "run")
+    with pytest.raises(ValueError, match=f"notebook='{name}': .*{says}"):
+        verify.publish_differences(name, tmp_path / "run")
     assert not (tmp_path / "book" / "data" / "differences").exists()
 
 

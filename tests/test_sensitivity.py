@@ -1,5 +1,6 @@
 """The sensitivity study: claim 1's criterion at other settings, and the order of "late" and mastery, on planted tables."""
 
+import pandas as pd
 import pytest
 from synthetic import EARLY, FLAT, FLIPPED, LATE, OTHERS, sensitivity_tables
 
@@ -27,10 +28,11 @@ def test_a_setting_that_turns_the_outcome_is_named_and_what_moved_is_counted():
     made = sensitivity_tables(variants={"n_layers=8": FLIPPED, "length=40": NOT_FLIPPED})
     verdict = sensitivity.verdict(made)
     assert verdict.outcome == "changes"
-    assert "It comes out otherwise with 40 tokens (not reproduced)." in verdict.reasons
+    assert "Of 2 variants it comes out otherwise with 40 tokens (not reproduced)." in verdict.reasons
     assert (holds(verdict, "n_layers=8.outcome"), holds(verdict, "length=40.outcome")) == (True, False)
     assert verdict.deciding[1]["text"] == "Mamba 2, Mamba-2 2, LSTM 2, GRU 2"  # all but late
     assert "In 4 of 8 pairs of a variant and an architecture that it could change" in verdict.reasons[2]
+    assert "no pair holds more than 3" in verdict.reasons[2]
     row = sensitivity.profiles_moved(made).set_index("setting").loc["40 tokens"]
     assert row["late on Parity"] == "none"
 
@@ -78,28 +80,102 @@ def test_late_is_put_in_order_with_mastery(way, reached, when):
     )
 
 
-def test_a_side_is_as_claimed_opposite_or_undecided_and_only_what_could_differ_counts():
-    """An interval that holds zero is no answer, and models that a setting leaves as they were are no other answer."""
-    opposite = {**FLIPPED, ("parity", "mamba"): FLAT, ("parity", "transformer"): EARLY, ("parity", "lstm"): EARLY}
-    made = sensitivity_tables(variants={"length=40": opposite, "residual=true": FLIPPED})
-    twins = (made["varied"]["variant"] == "residual=true") & made["varied"]["architecture"].isin(
-        ["transformer", "mamba"]
+def test_what_is_said_of_training_counts_each_thing_apart():
+    made = sensitivity_tables(on_the_way=(FLAT, EARLY, EARLY), reached=(0.5, 0.995, 1.0))["trajectory"]
+    parity = made["task"] == "parity"
+    first = parity & (made["architecture"] == "mamba") & (made["seed"] == 0) & (made["step"] == 0)
+    last = parity & (made["architecture"] == "gru") & (made["seed"] < 2) & (made["step"] == 20)
+    late = 0.5 + 0.5 * made["site"].map(dict(enumerate(LATE)))
+    made["accuracy"] = made["accuracy"].mask(first | last, late)
+    said = readings.in_words(readings.through_training(made))
+    assert said.startswith(
+        "On Parity, of 15 models of claim 1's setting that master it, 2 are late when training ends; 1 were late"
     )
-    base = (made["varied"]["variant"] == "base") & made["varied"]["architecture"].isin(["transformer", "mamba"])
+    assert "At mastery 13 have their largest rise" in said
+    row = readings.training_table({"trajectory": made}).set_index(["task", "architecture"]).loc[("Parity", "GRU")]
+    assert (row["block of the largest rise at mastery"], row["at the end"]) == ("1, 1, 1", "4, 4, 1")
+    assert sensitivity.numbers({**sensitivity_tables(), "trajectory": made})["before"].text == "1 of 6"
+
+
+def planted_changes():
+    """40 tokens turn Mamba round and leave LSTM undecided; a residual stream has other models of LSTM, Mamba-2 and GRU alone."""
+    other = {**FLIPPED, ("parity", "mamba"): FLAT, ("parity", "transformer"): EARLY, ("parity", "lstm"): EARLY}
+    made = sensitivity_tables(variants={"length=40": other, "residual=true": FLIPPED})
+    of_two = made["varied"]["architecture"].isin(["transformer", "mamba"])
+    twins, base = (of_two & (made["varied"]["variant"] == variant) for variant in ("residual=true", "base"))
     made["varied"].loc[twins, "checkpoint"] = made["varied"].loc[base, "checkpoint"].to_numpy()
-    assert readings.unchanged(made["varied"]) == {("residual=true", "transformer"), ("residual=true", "mamba")}
-    table = readings.sides(made).set_index(["variant", "architecture", "task"])
-    assert table.loc[("base", "mamba", "parity"), "side"] == "as claimed"
-    assert table.loc[("length=40", "mamba", "parity"), "side"] == "opposite"
-    assert table.loc[("length=40", "lstm", "parity"), "side"] == "undecided"
-    assert not table.loc[("residual=true", "mamba"), "could_differ"].any()
-    assert table.loc[("residual=true", "lstm"), "could_differ"].all()
-    assert "Mamba on Parity: as claimed → opposite" in readings.turned(made)["length=40"]
+    return made
+
+
+def test_an_interval_that_holds_zero_is_no_side():
+    made = planted_changes()
+    side = readings.sides(made).set_index(["variant", "architecture", "task"])["side"]
+    assert side["base", "mamba", "parity"] == "as claimed" and side["length=40", "mamba", "parity"] == "opposite"
+    assert side["length=40", "lstm", "parity"] == "undecided"
+    turned = readings.turned(made)
+    assert turned["length=40"].startswith("as claimed → opposite: Mamba on Parity") and turned["residual=true"] == ""
+    assert "as claimed → undecided: LSTM on Parity" in turned["length=40"]
+    assert turned["base"].startswith("as claimed: Mamba on Parity")
+    across = {a for v, a, t in side[side == "opposite"].index if (v, t) == ("length=40", "parity")}
+    assert "mamba" in across and sensitivity.numbers(made)["across"].value == len(across)
+
+
+def test_what_cannot_be_tested_any_more_is_said():
+    made = sensitivity_tables(failed=[("n_layers=8", "parity", "lstm")])
+    assert readings.turned(made)["n_layers=8"] == "as claimed → not tested: LSTM on Parity"
+    assert set(readings.sides(sensitivity_tables(seeds=1))["side"]) == {"not tested"}
+
+
+def test_models_that_a_setting_leaves_as_they_were_are_no_tests_of_it():
+    made = planted_changes()
+    assert {a for v, a in readings.new_models(made["varied"]) if v == "residual=true"} == {"mamba2", "lstm", "gru"}
+    expected = {*(("length=40", a) for a in OTHERS), *(("residual=true", a) for a in ("mamba2", "lstm", "gru"))}
+    assert readings.comparable(made["varied"]) == expected
     verdict = sensitivity.verdict(made)
-    assert "of 7 pairs of a variant and an architecture that it could change" in verdict.reasons[2]
-    assert verdict.reasons[1].endswith("1 of them leaves some of the architectures as they were.")
-    row = sensitivity.beside_base(made).set_index("setting").loc["residual LSTM and GRU"]
-    assert row["models that it changes"] == "Mamba-2, LSTM, GRU"
+    assert "Only some of the architectures are other ones with residual LSTM and GRU." in verdict.reasons
+    assert any(
+        "In 2 of 7 pairs of a variant and an architecture" in reason for reason in verdict.reasons
+    )  # Mamba, LSTM
+    table = sensitivity.beside_base(made).set_index("setting")["other models"]
+    assert list(table) == ["", "all", "Mamba-2, LSTM, GRU"]
+    assert "mamba" not in set(readings.moves(made).query("variant == 'residual=true'")["architecture"])
+    assert "the same models" in figures.chart("flip_sensitivity", "contrasts", made).svg
+
+
+def test_numbers_that_the_page_says_in_words():
+    made = sensitivity_tables(variants={"negative_eigenvalues=true": {**FLIPPED, ("parity", "mamba"): EARLY}})
+    found = sensitivity.numbers(made)
+    assert found["negative.first"].text == "3 of 6"
+    mamba = readings.sides(made).query("task == 'parity' and architecture == 'mamba'")
+    assert found["half"].value == pytest.approx((mamba["high"] - mamba["low"]).sum() / 4)
+    assert sensitivity.numbers(sensitivity_tables())["negative.first"].text == "not run"
+
+
+def test_a_late_architecture_where_claim_1_could_not_be_tested_is_named():
+    failed = [("n_layers=8", "parity", "transformer")]
+    said = sensitivity.verdict(
+        sensitivity_tables(variants={"length=40": FLIPPED, "n_layers=8": FLIPPED}, failed=failed)
+    ).reasons
+    assert said[1] == "So it is in 1 of 2 variants; 8 blocks could not be tested, since too few models learned."
+    assert "Where claim 1 could not be tested, late are Mamba (8 blocks)" in said[2]
+
+
+def test_without_parity_nothing_is_drawn_of_it_and_nothing_breaks():
+    made = sensitivity_tables()
+    made = {name: table[table["task"] != "parity"].reset_index(drop=True) for name, table in made.items()}
+    for name in figures.CHARTS["flip_sensitivity"]:
+        assert figures.chart("flip_sensitivity", name, made).svg.startswith("<svg")
+    assert sensitivity.verdict(made).outcome == "not tested"
+    assert readings.in_words(readings.through_training(made["trajectory"])) == ""
+
+
+def test_an_architecture_from_outside_is_in_no_reason_of_the_verdict():
+    made = sensitivity_tables()
+    more = {
+        name: pd.concat([table, table[table["architecture"] == "gru"].assign(architecture="elman")])
+        for name, table in made.items()
+    }
+    assert sensitivity.verdict(more).reasons == sensitivity.verdict(made).reasons
 
 
 def test_how_far_a_concentration_moves_stands_with_its_interval():

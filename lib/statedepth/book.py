@@ -44,6 +44,7 @@ from statedepth.exhibit import badge
 LOG = logging.getLogger(__name__)
 SCALES = {
     "formal": "at the scale of four-layer models",
+    "small": "small models of our own",
     "analogue": "small language models of our own, an analogue",
     "own checkpoint": "checkpoints of the reader's own",
 }
@@ -356,10 +357,11 @@ class RunBlock(_Block):
         run = self.record(of, "run")
         if run is None:
             return f"<p>{NOT_MEASURED.capitalize()}.</p>"
+        which = "re-execution at the published settings" if of == "differences" else _which(run)
         minutes = run["wall_time_s"] / 60
         spent = f"{minutes:.1f} min"
         rows = [
-            ("run", _which(run)),
+            ("run", which),
             ("date", run["date"]),
             ("commit", run["commit"]),
             ("device", run["device"]),
@@ -376,7 +378,7 @@ class RunBlock(_Block):
         rows += [(f"version of {name}", version) for name, version in run["versions"].items()]
         body = "".join(f"<dt>{_escape(k)}</dt><dd>{_escape(v)}</dd>" for k, v in rows)
         body += f"<dt>tables</dt><dd>{self._tables(of)}</dd>"
-        title = f"The run behind this page: {_which(run)} of {run['date']} on {run['device']}"
+        title = f"The run behind this page: {which} of {run['date']} on {run['device']}"
         return f'<details class="statedepth-run"><summary>{_escape(title)}</summary><dl>{body}</dl></details>'
 
     def _tables(self, of: str) -> str:

@@ -9,18 +9,30 @@ import pandas as pd
 from statedepth import flip, profiles
 from statedepth.sensitivity_readings import (
     BASE,
+    comparable,
     in_words,
     indices,
     lacking,
     late_on_parity,
     moves,
+    new_models,
     sides,
     through_training,
     turned,
-    unchanged,
     variant_name,
 )
-from statedepth.verdicts import JUDGED, NAMES, Numbers, Part, Prediction, Tables, Verdict, target_of, task_name
+from statedepth.verdicts import (
+    JUDGED,
+    NAMES,
+    Numbers,
+    Part,
+    Prediction,
+    Tables,
+    Verdict,
+    of_the_five,
+    target_of,
+    task_name,
+)
 
 CRITERION_PARTS = ("parity", "dyck", "late")  # of `flip.verdict_by_reading`, for each architecture
 
@@ -110,6 +122,7 @@ def verdict(tables: Tables) -> Verdict:
     architecture that flips; *changes*: one has, named; *not tested*: no variant, or not claim 1's setting, could be
     tested. With fewer than five seeds anywhere intervals alone decide everywhere, and the verdict says provisional.
     """
+    tables = of_the_five(tables)
     found = outcomes(tables)
     base = found.pop(BASE)
     parts: list[Part] = []
@@ -136,47 +149,50 @@ def verdict(tables: Tables) -> Verdict:
         outcome = "changes" if differ else "stable"
         reasons = [f"At its own setting, over the seeds of this study, claim 1 is {base.outcome}."]
         names = ", ".join(f"{variant_name(v)} ({found[v].outcome})" for v in differ)
+        tested = {v: found[v] for v in same + differ}
+        untested = [variant_name(v) for v in found if v not in tested]
+        without = f"; {', '.join(untested)} could not be tested, since too few models learned" if untested else ""
         reasons.append(
-            f"It comes out otherwise with {names}."
+            f"Of {len(found)} variants it comes out otherwise with {names}{without}."
             if differ
-            else f"So it is in all {len(same)} variants that could be tested."
+            else f"So it is in {len(same)} of {len(found)} variants{without}."
         )
-        alone = {v for v, _ in unchanged(tables["varied"])} & {*same, *differ}
-        reasons[-1] += (
-            f" {len(alone)} of them leave{'s' * (len(alone) == 1)} some of the architectures as they were."
-            if alone
-            else ""
-        )
-        untested = [variant_name(v) for v in found if v not in same + differ]
-        if untested:
-            reasons.append(f"Not tested, since too few models learned their task: {', '.join(untested)}.")
-        reasons += _what_decides(tables, {v: found[v] for v in same + differ}) + _what_moves(tables)
+        pairs = comparable(tables["varied"])
+        partly = [variant_name(v) for v, one in tested.items() if any((v, a) not in pairs for a in held(one))]
+        if partly:
+            reasons.append(f"Only some of the architectures are other ones with {', '.join(partly)}.")
+        reasons += _what_decides(tables, tested) + _what_moves(tables)
         reasons += [said] if (said := in_words(through_training(tables["trajectory"]))) else []
     provisional = any(one.provisional for one in (base, *found.values()))
-    return Verdict("flip_sensitivity", "formal", outcome, provisional, reasons, parts, deciding)
+    return Verdict("flip_sensitivity", "small", outcome, provisional, reasons, parts, deciding)
 
 
 def _what_decides(tables: Tables, tested: dict[str, Verdict]) -> list[str]:
     """Which part of the criterion keeps the architectures from flipping, where a variant has other models of them."""
-    same = unchanged(tables["varied"])
-    pairs = {(v, a): n for v, one in tested.items() for a, n in held(one).items() if not {(v, a), (v, "transformer")} <= same}  # fmt: skip
+    possible = comparable(tables["varied"])
+    pairs = {(v, a): n for v, one in tested.items() for a, n in held(one).items() if (v, a) in possible}
     if not pairs:
         return []
     late = late_on_parity(tables)
     early = sum(NAMES[a] not in late[v] for v, a in pairs)
+    elsewhere = [f"{NAMES[a]} ({variant_name(v)})" for v in late if v not in tested and v != BASE for a in JUDGED if NAMES[a] in late[v]]  # fmt: skip
+    said = f" Where claim 1 could not be tested, late are {', '.join(elsewhere)}." if elsewhere else ""
     return [
         f"In {early} of {len(pairs)} pairs of a variant and an architecture that it could change, the largest rise on Parity is not "
-        f"at the last block, which no interval decides; of the three parts of the criterion no pair holds more than {max(pairs.values())}."
+        f"at the last block in at least {flip.LATE_SHARE:.0%} of seeds, which no interval decides; of the three parts of the "
+        f"criterion no pair holds more than {max(pairs.values())}.{said}"
     ]
 
 
 def _what_moves(tables: Tables) -> list[str]:
-    """Whose concentration on Parity leaves that of claim 1's setting."""
+    """Whose concentration on Parity leaves that of claim 1's setting; not by other numbers of blocks, which move it by themselves."""
     table = moves(tables)
+    table = table[~table["variant"].str.startswith("n_layers")]
     said = [f"{NAMES[str(a)]} in {here['clear'].sum()} of {len(here)}" for a, here in table.groupby("architecture", sort=False)]  # fmt: skip
     return (
         [
-            f"Profiles do move: the concentration on Parity is another than at claim 1's setting, by its pointwise 95% interval, for {', '.join(said)} variants."
+            "With as many blocks, the concentration on Parity is another than at claim 1's setting, by its pointwise 95% interval, "
+            f"for {', '.join(said)} variants."
         ]
         if said
         else []
@@ -184,22 +200,24 @@ def _what_moves(tables: Tables) -> list[str]:
 
 
 def beside_base(tables: Tables) -> pd.DataFrame:
-    """Each variant's models, those that did not learn, its outcome, and whose side of the Transformer's C is another."""
-    found, models, same = outcomes(tables), tables["varied"], unchanged(tables["varied"])
+    """Each variant's models, those that did not learn, its outcome, and what the intervals of C say otherwise."""
+    found, models, new = outcomes(tables), tables["varied"], new_models(tables["varied"])
     failed, otherwise = lacking(models), turned(tables)
     rows = []
     for variant, one in found.items():
         here = models[models["variant"] == variant]
-        new = [NAMES[a] for a in here["architecture"].unique() if (variant, a) not in same]
+        names = here["architecture"].unique()
+        other = [NAMES[a] for a in names if (variant, a) in new]
+        lost = f"{(~here['passed']).sum()} of {len(here)}: {failed[variant]}"
         rows.append(
             {
                 "setting": variant_name(variant),
-                "models that it changes": "" if variant == BASE else ", ".join(new) if (variant, "transformer") in same else "all",
-                "did not learn": f"{(~here['passed']).sum()} of {len(here)}: {failed[variant]}" if not here["passed"].all() else "none",
+                "other models": "all" if len(other) == len(names) else ", ".join(other),
+                "did not learn": "none" if here["passed"].all() else lost,
                 "claim 1": one.outcome,
-                "side of the Transformer's C": "; ".join(otherwise[variant]) or ("" if variant == BASE else "as at claim 1's setting"),
+                "C less the Transformer's, by its interval": otherwise[variant] or "as at claim 1's setting",
             }
-        )  # fmt: skip
+        )
     return pd.DataFrame(rows)
 
 
@@ -208,8 +226,8 @@ def profiles_moved(tables: Tables) -> pd.DataFrame:
     late, table = late_on_parity(tables), moves(tables)
     rows = []
     for variant, names in late.items():
-        here = table[table["variant"] == variant]
-        said = [f"{NAMES[row['architecture']]} {row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})" for row in here[here["clear"]].to_dict("records")]  # fmt: skip
+        here = table[(table["variant"] == variant) & table["clear"]]
+        said = [f"{NAMES[row['architecture']]} {row['difference']:+.2f} ({row['low']:+.2f} to {row['high']:+.2f})" for row in here.to_dict("records")]  # fmt: skip
         rows.append(
             {
                 "setting": variant_name(variant),
@@ -239,9 +257,16 @@ def numbers(tables: Tables) -> Numbers:
     add("models", len(models), str(len(models)), "models of this study", "sensitivity-models")
     failed = int((~models["passed"]).sum())
     add("failed", failed, str(failed), "models that did not learn their task", "sensitivity-models")
-    on_parity = sides(tables).query("task == 'parity' and could_differ")
-    half = float((on_parity["high"] - on_parity["low"]).median() / 2)
-    add("half", half, f"{half:.2f}", "median half-width of the interval of C minus the Transformer's on Parity", "sensitivity-contrasts")  # fmt: skip
+    read = sides(tables)
+    mamba = read[(read["task"] == "parity") & (read["architecture"] == "mamba")]
+    half = float((mamba["high"] - mamba["low"]).median() / 2)
+    add("half", half, f"{half:.2f}", "median half-width of the interval of Mamba's C minus the Transformer's on Parity", "sensitivity-contrasts")  # fmt: skip
+    base_side = read[read["variant"] == BASE].set_index(["task", "architecture"])["side"].to_dict()
+    both = [
+        {base_side.get((t, a)), s} for t, a, s in zip(read["task"], read["architecture"], read["side"], strict=True)
+    ]
+    across = sum(pair == {"as claimed", "opposite"} for pair in both)
+    add("across", across, str(across), "differences of C that are as claimed at one setting and opposite at claim 1's, or the other way round", "sensitivity-contrasts")  # fmt: skip
     negative = indices(tables["varied_profiles"]).query(
         "reading == 'negative_eigenvalues=true' and task == 'parity' and passed and index == 'concentration'"
     )
@@ -250,7 +275,7 @@ def numbers(tables: Tables) -> Numbers:
     add("negative.first", first if len(negative) else None, f"{first} of {len(negative)}", "models with negative eigenvalues with their largest rise on Parity at the first block", "sensitivity-profiles")  # fmt: skip
     way = through_training(tables["trajectory"]).query("task == 'parity' and architecture in ('mamba', 'mamba2')")
     before = int((way["when"] == "before").sum())
-    add("before", before, f"{before} of {len(way)}", "Mamba and Mamba-2 models that were late on Parity before mastery", "sensitivity-training")  # fmt: skip
+    add("before", before if len(way) else None, f"{before} of {len(way)}", "Mamba and Mamba-2 models that were late on Parity before mastery", "sensitivity-training")  # fmt: skip
     table = indices(tables["varied_profiles"]).query("passed and index == 'concentration'")
     for (variant, task, architecture), cell in table.groupby(["reading", "task", "architecture"], sort=False):
         if set(cell["variable"]) - {target_of(str(task))}:

@@ -65,12 +65,14 @@ def concentration_panels(
 def contrasts(tables: Tables) -> Figure:
     """Does an architecture change its side of the Transformer when a setting changes?"""
     table = sensitivity_readings.indices(tables["varied_profiles"])
-    unchanged = sensitivity_readings.unchanged(tables["varied"])
-    same = {(variant_name(v), a) for v, a in unchanged if (v, "transformer") in unchanged}
+    possible = sensitivity_readings.comparable(tables["varied"]) | {(BASE, a) for a in NAMES}
+    pairs = set(zip(tables["varied"]["variant"], tables["varied"]["architecture"], strict=True))
+    same = {(variant_name(v), a) for v, a in pairs - possible}
     chart = concentration_panels(table.assign(reading=table["reading"].map(variant_name)), "setting", same)
     caption = (
         "Concentration, architecture minus Transformer, at each setting, with pointwise 95% Welch intervals over the models that "
-        "learned, cut at the edge; hollow: a single model of one of the two, and so no interval. The claim puts Parity right "
+        "learned, cut at the edge; hollow: a single model of one of the two, and so no interval; not tested: none learned; the same models: a setting that "
+        "neither architecture has. The claim puts Parity right "
         "of zero and Dyck left of it."
     )
     return Figure(
@@ -89,9 +91,12 @@ def _finding(tables: Tables) -> str:
 
 def profile_lines(tables: Tables) -> Figure:
     """Where does the state become readable on Parity, at each setting?"""
-    same = sensitivity_readings.unchanged(tables["varied"])
+    new = sensitivity_readings.new_models(tables["varied"])
     table = profiles.with_readability(tables["varied_profiles"].query("task == 'parity'"))
-    table = table[[pair not in same for pair in zip(table["variant"], table["architecture"], strict=True)]]
+    table = table[
+        (table["variant"] == BASE)
+        | pd.Index(table[["variant", "architecture"]].itertuples(index=False, name=None)).isin(new)
+    ]
     table = table.assign(
         name=table["architecture"].map(NAMES),
         depth=table["site"] / table.groupby(["variant", "architecture"])["site"].transform("max"),

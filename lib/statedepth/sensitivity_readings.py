@@ -4,6 +4,7 @@ Tables in, tables and words out; nothing here decides an outcome.
 """
 
 import math
+from typing import Any
 
 import pandas as pd
 
@@ -11,8 +12,6 @@ from statedepth import flip, profiles
 from statedepth.verdicts import NAMES, THRESHOLD, Tables, task_name
 
 BASE = "base"  # the variant that is claim 1's own setting
-
-ASKED = ("parity", "dyck-2-4")  # the tasks that claim 1 speaks of
 
 
 def variant_name(variant: str) -> str:
@@ -56,40 +55,55 @@ def late_on_parity(tables: Tables) -> dict[str, list[str]]:
     return {variant: sorted(names, key=list(NAMES.values()).index) for variant, names in found.items()}
 
 
-def unchanged(varied: pd.DataFrame) -> set[tuple[str, str]]:
-    """Variant and architecture where all models are those of claim 1's setting, since the architecture has not what is varied."""
+def new_models(varied: pd.DataFrame) -> set[tuple[str, str]]:
+    """Variant and architecture whose models are not those of claim 1's setting: not all architectures have what is varied."""
     models = {where: set(of) for where, of in varied.groupby(["variant", "architecture"])["checkpoint"]}
-    return {(str(v), str(a)) for (v, a), of in models.items() if v != BASE and of == models.get((BASE, a))}
+    return {(str(v), str(a)) for (v, a), of in models.items() if v != BASE and of != models.get((BASE, a))}
+
+
+def comparable(varied: pd.DataFrame) -> set[tuple[str, str]]:
+    """Variant and architecture whose difference to the Transformer may be another than at claim 1's setting."""
+    new = new_models(varied)
+    pairs = set(zip(varied["variant"], varied["architecture"], strict=True))
+    return {(v, a) for v, a in pairs if a != "transformer" and new & {(v, a), (v, "transformer")}}
 
 
 def sides(tables: Tables) -> pd.DataFrame:
-    """On which side of the Transformer's C each architecture's is, at each setting and on each task that claim 1 asks about.
+    """What the 95% interval of each architecture's C minus the Transformer's says, at each setting and on each task of claim 1.
 
-    `side` is "as claimed" or "opposite" where the 95% interval of the difference excludes zero, else "undecided"; no row
-    where fewer than two models of either learned. `could_differ`: its models or the Transformer's are not those of claim
-    1's setting.
+    `side` is "as claimed" or "opposite" where the interval excludes zero, else "undecided"; "not tested" where fewer than
+    two models of either learned.
     """
     found = flip.contrasts(indices(tables["varied_profiles"])).rename(columns={"reading": "variant"})
-    found = found[(found["index"] == "concentration") & found["task"].isin(ASKED) & (found["n"] > 1)]
-    same = unchanged(tables["varied"])
-    along = found["difference"].where(found["expected_sign"] > 0, -found["difference"])
-    clear = (found["low"] > 0) | (found["high"] < 0)
-    side = ["undecided" if not c else "as claimed" if a > 0 else "opposite" for c, a in zip(clear, along, strict=True)]
-    could = [not {(v, a), (v, "transformer")} <= same for v, a in zip(found["variant"], found["architecture"], strict=True)]  # fmt: skip
+    found = found[(found["index"] == "concentration") & found["task"].isin(flip.TASKS)]
+
+    def side(row: dict[Any, Any]) -> str:
+        if row["n"] < 2:
+            return "not tested"
+        if row["low"] <= 0 <= row["high"]:
+            return "undecided"
+        return "as claimed" if row["difference"] * row["expected_sign"] > 0 else "opposite"
+
     columns = ["variant", "task", "architecture", "difference", "low", "high", "n"]
-    return found[columns].assign(side=side, could_differ=could).reset_index(drop=True)
+    return found[columns].assign(side=[side(row) for row in found.to_dict("records")]).reset_index(drop=True)
 
 
-def turned(tables: Tables) -> dict[str, list[str]]:
-    """Of each variant, whose side of the Transformer's C is another than at claim 1's setting, in words."""
+def turned(tables: Tables) -> dict[str, str]:
+    """Of each variant what the intervals say otherwise than at claim 1's setting, in words; of that setting, what they say."""
     table = sides(tables)
-    base = table[table["variant"] == BASE].set_index(["task", "architecture"])["side"]
-    found: dict[str, list[str]] = {variant: [] for variant in tables["varied"]["variant"].unique()}
-    for row in table.to_dict("records"):
-        before = base.get((row["task"], row["architecture"]))
-        if before not in (None, row["side"]):
-            name = f"{NAMES[row['architecture']]} on {task_name(row['task'])}"
-            found[row["variant"]].append(f"{name}: {before} → {row['side']}")
+    asked = list(table[["task", "architecture"]].drop_duplicates().itertuples(index=False, name=None))
+    of = {
+        (v, t, a): side for v, t, a, side in table[["variant", "task", "architecture", "side"]].itertuples(index=False)
+    }
+    found = {}
+    for variant in tables["varied"]["variant"].unique():
+        said: dict[str, list[str]] = {}
+        for task, architecture in asked:
+            before, after = (of.get((v, task, architecture), "not tested") for v in (BASE, variant))
+            if variant == BASE or before != after:
+                change = after if variant == BASE else f"{before} → {after}"
+                said.setdefault(change, []).append(f"{NAMES[architecture]} on {task_name(task)}")
+        found[variant] = "; ".join(f"{change}: {', '.join(names)}" for change, names in said.items())
     return found
 
 
@@ -100,11 +114,12 @@ def moves(tables: Tables) -> pd.DataFrame:
     interval excludes zero. Asked after the run: it decides nothing.
     """
     table = indices(tables["varied_profiles"]).query("task == 'parity' and passed and index == 'concentration'")
+    new = new_models(tables["varied"])
     of = {where: cell["value"].dropna().to_numpy() for where, cell in table.groupby(["reading", "architecture"], sort=False)}  # fmt: skip
     rows = []
     for (variant, architecture), values in of.items():
         base = of.get((BASE, architecture))
-        if variant == BASE or base is None or (variant, architecture) in unchanged(tables["varied"]):
+        if base is None or (variant, architecture) not in new:
             continue
         found = profiles.difference_interval(values, base)
         if found.n > 1:
@@ -189,7 +204,7 @@ def in_words(found: pd.DataFrame) -> str:
     so = "" if end else ", so that these models cannot tell whether late comes before or after mastery"
     at = here["at_mastery"] == here["at_end"]
     return (
-        f"On Parity, of {len(here)} models of claim 1's setting that master it {end} are late when training ends{so}; "
+        f"On Parity, of {len(here)} models of claim 1's setting that master it, {end} are late when training ends{so}; "
         f"{before} were late at some moment before mastery. At mastery {at.sum()} have their largest rise at the block at which it is in the end."
     )
 

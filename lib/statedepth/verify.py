@@ -7,7 +7,7 @@ from typing import Any
 
 import pandas as pd
 
-from statedepth import claims, notebook, publish, tables
+from statedepth import claims, grid, notebook, publish, tables
 from statedepth.files import write_whole
 
 PLACE = publish.BOOK / "data" / "headlines.csv"
@@ -124,12 +124,20 @@ def at_published_settings(names: list[str], publishing: bool = False) -> int:
 def publish_differences(name: str, folder: Path) -> None:
     """The differences of the run in `folder`, made here or elsewhere, become those of the book; other notebooks' stay.
 
-    Beside the table lies the record of each run, and, for readers, one of all together. ValueError for a run that is not
-    at the published settings, whose numbers may differ for that reason.
+    Beside the table lies the record of each run, and, for readers, one of all together. ValueError for a notebook without
+    a published run, for a run that is not at its settings, and for one that found measurements in its cache: they may be
+    those of the published run.
     """
     run = notebook.record(folder, "run")
+    if name not in publish.published():
+        raise ValueError(f"notebook={name!r}: has no published run to compare with")
     if run["profile"] != "paper" or run["left_out"]:
         raise ValueError(f"notebook={name!r}: this run is not at the published settings; run it without parameters")
+    if run["cells_from_cache"]:
+        raise ValueError(
+            f"notebook={name!r}: {run['cells_from_cache']} of its measurements were found in a cache; name an empty one, "
+            f"as {grid.CACHE_VARIABLE}=$(mktemp -d)"
+        )
     place = publish.BOOK / "data" / "differences"
     found = [differences(name, tables.read_folder(folder))]
     if (place / "differences.csv").exists():
@@ -154,7 +162,7 @@ def _together(runs: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
     taken = {key: sum(run[key] for run in made) for key in ("wall_time_s", "cells", "cells_from_cache")}
     libraries = dict.fromkeys(name for run in made for name in run["versions"])
     versions = {name: each(run["versions"].get(name, "none") for run in made) for name in libraries}
-    return {**said, **taken, "versions": versions, "parameters": {"notebooks": list(runs)}}
+    return {**said, **taken, "versions": versions, "parameters": {"notebooks": ", ".join(runs)}}
 
 
 def verify(names: list[str], publishing: bool = False) -> int:
