@@ -9,7 +9,7 @@ import pytest
 import yaml
 from conftest import PAGES, edit_json, page, synthetic_data
 
-from statedepth import book, claims, tables, verify
+from statedepth import book, claims, grid, notebook, tables, verify
 from statedepth.grid import ROOT
 from statedepth.publish import jupyter_book
 
@@ -137,6 +137,13 @@ def test_every_page_of_the_published_site_is_there(published_site):
     assert (
         max(path.stat().st_size for path in published_site.glob("*.html")) < 1_500_000
     )  # for a host that does not compress
+
+
+@pytest.mark.parametrize("name", claims.CLAIMS)
+def test_every_checkpoint_that_is_to_be_published_is_found_under_its_name(name):
+    """A setting that is added later must not leave readers without the models of a page."""
+    runs = grid.wanted(name, notebook.check(name, {}))[1]
+    assert runs and {grid.source(run) for run in runs} == {"published"}
 
 
 def test_published_tables_are_of_the_published_checkpoints():

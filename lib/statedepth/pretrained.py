@@ -41,6 +41,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "mamba": {"steps": 3000, "lr": 2e-3, "grow_at": 0.0, "stop_at": 0.99},
     "mamba2": {"steps": 3000, "lr": 2e-3, "grow_at": 0.0, "stop_at": 0.99},
 }
+LATER = (
+    "supervision",
+)  # settings of training that came after the first published checkpoint, and change nothing at their defaults
 LARGE_MODEL_LR = 5e-5  # of models over 20 million parameters
 
 
@@ -293,8 +296,10 @@ class Tuning:
 
     @property
     def key(self) -> str:
-        """File name of the checkpoint."""
-        said = {**asdict(self), "base": self.name}
+        """File name of the checkpoint; settings of `LATER` are part of it where they are not at their defaults."""
+        usual = asdict(TrainSpec())
+        train = {k: v for k, v in asdict(self.train).items() if k not in LATER or v != usual[k]}
+        said = {**asdict(self), "base": self.name, "train": train}
         code = hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()[:10]
         return f"{self.task}-{self.name}-{'pretrained' if self.pretrained else 'scratch'}-{self.seed}-{code}"
 
