@@ -170,7 +170,7 @@ def test_a_re_execution_is_shown_number_by_number(small_book):
     )
     assert jupyter_book(small_book, small_book.parent / "out").returncode == 0
     text = page(small_book.parent / "out" / "_build" / "html", "other")
-    assert "torch 9.8.7" in text
+    assert "torch 9.8.7" in text and "The run behind this page: re-execution at the published settings of" in text
     assert f">{len(table)}<" in text and table["label"][moved] in text.replace("&#x27;", "'").replace("&#39;", "'")
 
 

@@ -41,9 +41,8 @@ RECIPES: dict[str, dict[str, Any]] = {
     "mamba": {"steps": 3000, "lr": 2e-3, "grow_at": 0.0, "stop_at": 0.99},
     "mamba2": {"steps": 3000, "lr": 2e-3, "grow_at": 0.0, "stop_at": 0.99},
 }
-LATER = (
-    "supervision",
-)  # settings of training that came after the first published checkpoint, and change nothing at their defaults
+# Settings of training that came after the first published checkpoint, and change nothing at their defaults.
+LATER = ("supervision",)
 LARGE_MODEL_LR = 5e-5  # of models over 20 million parameters
 
 

@@ -16,14 +16,12 @@ def _variants(tables: Tables) -> list[str]:
     return list(dict.fromkeys(tables["varied"]["variant"]))
 
 
-def concentration_panels(
-    indices: pd.DataFrame, row: str, same: Collection[tuple[str, str]] = (), absent: str = "not tested"
-) -> alt.TopLevelMixin:
+def concentration_panels(indices: pd.DataFrame, row: str, same: Collection[tuple[str, str]] = ()) -> alt.TopLevelMixin:
     """C minus the Transformer's with its interval: a panel for each architecture and task, a line for each `reading` of
     the `indices` table, which readers know as `row`.
 
     In `same`, readings and architectures whose models are those of the first reading: not drawn again. A line that has
-    nothing to show says so, by `absent`.
+    nothing to show says so.
     """
     indices = indices[indices["reading"] != profiles.UNTRAINED]
     order = list(dict.fromkeys(indices["reading"]))
@@ -35,7 +33,7 @@ def concentration_panels(
     ).rename(columns={"reading": row})
     again = pd.Series([(r, a) in same for r, a in zip(found[row], found["architecture"], strict=True)], found.index)
     found = found.assign(
-        difference=found["difference"].mask(again), text=again.map({True: "the same models", False: absent})
+        difference=found["difference"].mask(again), text=again.map({True: "the same models", False: "not tested"})
     )
     title = "C minus the Transformer's"
     x = alt.X("difference:Q", title=title, scale=alt.Scale(domain=[-1, 1], clamp=True))
@@ -71,9 +69,8 @@ def contrasts(tables: Tables) -> Figure:
     chart = concentration_panels(table.assign(reading=table["reading"].map(variant_name)), "setting", same)
     caption = (
         "Concentration, architecture minus Transformer, at each setting, with pointwise 95% Welch intervals over the models that "
-        "learned, cut at the edge; hollow: a single model of one of the two, and so no interval; not tested: none learned; the same models: a setting that "
-        "neither architecture has. The claim puts Parity right "
-        "of zero and Dyck left of it."
+        "learned, cut at the edge; hollow: a single model of one of the two, and so no interval; not tested: none learned; the "
+        "same models: a setting that neither architecture has. The claim puts Parity right of zero and Dyck left of it."
     )
     return Figure(
         themed(chart), "flip_sensitivity.contrasts", f"{_finding(tables)} {caption}", caption, _finding(tables)
@@ -152,10 +149,10 @@ def _late_by_variant(tables: Tables) -> str:
     late: dict[str, list[str]] = {}
     for variant, names in sensitivity_readings.late_on_parity(tables).items():
         late.setdefault(", ".join(names), []).append(variant_name(variant))
-    none = late.pop("", [])  # of two models or more
+    none = late.pop("", [])
     said = [f"{names} ({', '.join(settings)})" for names, settings in late.items()]
     said += [f"no architecture ({', '.join(none)})"] if none else []
-    return f"The largest rise on Parity is at the last block in at least {flip.LATE_SHARE:.0%} of seeds of {'; '.join(said)}."
+    return f"The largest rise on Parity is at the last block in at least {flip.LATE_SHARE:.0%} of seeds, of two or more that learned it, of {'; '.join(said)}."
 
 
 def training(tables: Tables) -> Figure:
