@@ -116,6 +116,11 @@ def test_an_interval_that_holds_zero_is_no_side():
     assert turned["length=40"].startswith("as claimed → opposite: Mamba on Parity") and turned["residual=true"] == ""
     assert "as claimed → undecided: LSTM on Parity" in turned["length=40"]
     assert turned["base"].startswith("as claimed: Mamba on Parity")
+    assert list(sensitivity.intervals_turned(made).iloc[:, 1]) == [
+        turned["base"],
+        turned["length=40"],
+        "as at claim 1's setting",
+    ]
     across = {a for v, a, t in side[side == "opposite"].index if (v, t) == ("length=40", "parity")}
     assert "mamba" in across and sensitivity.numbers(made)["across"].value == len(across)
 
